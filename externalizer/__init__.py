@@ -1,0 +1,3 @@
+"""externalizer: make CRIU checkpoints of real processes succeed."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Dump and restore, and what the hook does at each of criu's stages."""

@@ -1,0 +1,1 @@
+"""The only package that knows criu: its options, images, logs and where it is."""

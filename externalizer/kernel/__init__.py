@@ -1,0 +1,1 @@
+"""One-shot primitives over the kernel's interfaces."""

@@ -1,0 +1,1 @@
+"""Pure, frozen types: facts about a process tree, findings, plans and records."""

@@ -1,0 +1,53 @@
+"""Processes and their descriptors, as plain facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class TaskKey(NamedTuple):
+    """Identity of a process: a pid alone may be taken over by another process.
+
+    `starttime` is field 22 of /proc/PID/stat, clock ticks since boot (proc_pid_stat(5)).
+    """
+
+    pid: int
+    starttime: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One thread. Pids are numbers in the scanner's pid namespace, `vpid`/`vtid` in the task's own."""
+
+    key: TaskKey  # of the thread: (tid, start time of the thread)
+    tgid: int
+    ppid: int
+    vpid: int
+    vtid: int
+    sid: int
+    uid: int
+    gid: int
+    comm: bytes
+    mnt_ns: int  # inode numbers of the namespaces; 0 = could not be read
+    net_ns: int
+    pid_ns: int
+    user_ns: int
+    zombie: bool
+    stopped: bool
+    gone: bool
+    shares_files: bool
+
+    @property
+    def is_leader(self) -> bool:
+        return self.key.pid == self.tgid
+
+
+class FdRef(NamedTuple):
+    """A descriptor of a task: what fstat(2) says of it."""
+
+    tid: int
+    fd: int
+    mode: int
+    dev: int
+    ino: int

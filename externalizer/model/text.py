@@ -1,0 +1,35 @@
+"""Bytes that came from a target, made safe to print.
+
+Socket names, paths and command names are chosen by the target. They may hold newlines, terminal escapes,
+NUL or bytes that are no UTF-8. They stay bytes everywhere; this is the one way in which they become text.
+"""
+
+from __future__ import annotations
+
+
+def printable(raw: bytes) -> str:
+    """Return `raw` as one line of text in which every unprintable or undecodable byte is `\\xNN`.
+
+    A backslash itself is doubled, so that two different byte strings never print alike.
+    """
+    out: list[str] = []
+    for char in raw.decode("utf-8", "surrogateescape"):
+        code = ord(char)
+        if 0xDC80 <= code <= 0xDCFF:
+            out.append(f"\\x{code - 0xDC00:02x}")
+        elif char == "\\":
+            out.append("\\\\")
+        elif char.isprintable():
+            out.append(char)
+        else:
+            out.extend(f"\\x{byte:02x}" for byte in char.encode())
+    return "".join(out)
+
+
+def socket_name(raw: bytes) -> str:
+    """Return the name of a unix socket as people write it: `@name` for an abstract one, `-` for none."""
+    if not raw:
+        return "-"
+    if raw[:1] == b"\0":
+        return "@" + printable(raw[1:])
+    return printable(raw)

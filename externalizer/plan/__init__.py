@@ -1,0 +1,1 @@
+"""Pure: findings and policy become a plan."""

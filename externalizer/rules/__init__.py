@@ -1,0 +1,1 @@
+"""Pure judgements: one file per kind of external or obstacle."""

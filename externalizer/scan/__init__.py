@@ -1,0 +1,1 @@
+"""Engines that turn a pid into a Snapshot."""
