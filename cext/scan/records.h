@@ -16,7 +16,7 @@
 
 /* ez_task.flags */
 #define EZ_TASK_LEADER	     0x01u /* tid == tgid */
-#define EZ_TASK_SHARES_FILES 0x02u /* its fd table is its leader's and is listed there only */
+#define EZ_TASK_SHARES_FILES 0x02u /* its fd table is listed under files_tid only */
 #define EZ_TASK_ZOMBIE	     0x04u
 #define EZ_TASK_STOPPED	     0x08u /* T or t in /proc/PID/stat */
 #define EZ_TASK_GONE	     0x10u /* ended during the scan: its fds are not listed, not even in part */
@@ -36,8 +36,9 @@ struct ez_task {
 	uint32_t uid; /* effective */
 	uint32_t gid;
 	uint32_t flags;
-	char comm[16]; /* NUL padded */
-	uint32_t reserved;
+	char comm[16];	   /* NUL padded */
+	int32_t files_tid; /* the task of this process under which its fd table is listed: as a rule the leader;
+			      another one where the leader has ended; itself with a table of its own; 0 = no table */
 };
 
 struct ez_fd {
@@ -45,8 +46,8 @@ struct ez_fd {
 	uint64_t ino;
 	int32_t tid; /* the task in whose table it was found */
 	int32_t fd;
-	uint32_t mode; /* st_mode; S_IFMT tells the kind */
-	uint32_t cookie; /* reserved, 0 */
+	uint32_t mode;	 /* st_mode; S_IFMT tells the kind; 0 = could not be read without the risk of blocking */
+	uint32_t family; /* AF_X of a socket; 0 = no socket, or could not be read */
 };
 
 /* ez_sock.flags */

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Makes one socket again, in the task that owns it: bound to its own name, connected to its server with
+ * the credentials that the server recorded at the first connect.
+ *
+ * Runs in the restoring task: pid and mount namespace are final, ids are still 0 (of the task's user
+ * namespace), there is one thread. criu sets flags, options and shutdown afterwards.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "criu_abi.h"
+#include "plugin.h"
+
+/*
+ * A stream connect(2) waits for ever while the listener's backlog is full (unix(7)). All sockets of one
+ * task together get this long; criu's own --timeout does not bound a plugin.
+ */
+#define CONNECT_DEADLINE_MS 10000
+
+struct ids {
+	uid_t ruid, euid, suid;
+	gid_t rgid, egid, sgid;
+	int dumpable;
+	int ngroups;
+	gid_t *groups;
+};
+
+static long long now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
+}
+
+static long long remaining_ms(void)
+{
+	static long long deadline; /* of this task: criu forks every task before it opens files */
+
+	if (!deadline)
+		deadline = now_ms() + CONNECT_DEADLINE_MS;
+	return deadline - now_ms();
+}
+
+/* Raw system calls: the libc wrappers synchronise threads that don't exist here, by signals. */
+static int ids_get(struct ids *ids)
+{
+	if (syscall(SYS_getresuid, &ids->ruid, &ids->euid, &ids->suid) ||
+	    syscall(SYS_getresgid, &ids->rgid, &ids->egid, &ids->sgid))
+		return -errno;
+	ids->dumpable = prctl(PR_GET_DUMPABLE);
+	ids->ngroups = syscall(SYS_getgroups, 0, NULL);
+	if (ids->ngroups < 0)
+		return -errno;
+	ids->groups = calloc(ids->ngroups + 1, sizeof(gid_t));
+	if (!ids->groups)
+		return -ENOMEM;
+	if (syscall(SYS_getgroups, ids->ngroups, ids->groups) != ids->ngroups)
+		return -EAGAIN;
+	return 0;
+}
+
+/* In a user namespace with setgroups denied the list can't be set: fine only if it is right already. */
+static int set_groups(const gid_t *groups, int count, const gid_t *have, int nhave)
+{
+	if (!syscall(SYS_setgroups, count, groups))
+		return 0;
+	if (errno == EPERM && count == nhave && !memcmp(groups, have, count * sizeof(gid_t)))
+		return 0;
+	return -errno;
+}
+
+static int ids_switch(const struct ids *old, const struct ez_restore *rec)
+{
+	gid_t *groups = calloc(rec->groups_len + 1, sizeof(gid_t));
+	int ret;
+
+	if (!groups)
+		return -ENOMEM;
+	memcpy(groups, ez_restore_groups(rec), rec->groups_len * sizeof(gid_t));
+	ret = set_groups(groups, rec->groups_len, old->groups, old->ngroups);
+	free(groups);
+	if (ret)
+		return ret;
+	/* Only the effective ids matter to SO_PEERCRED and to permission checks; the saved ones lead back. */
+	if (syscall(SYS_setresgid, -1, rec->gid, -1) || syscall(SYS_setresuid, -1, rec->uid, -1))
+		return -errno;
+	return 0;
+}
+
+static int ids_revert(const struct ids *old)
+{
+	struct ids now = { 0 };
+	int ret;
+
+	if (syscall(SYS_setresuid, -1, old->euid, -1) || syscall(SYS_setresgid, -1, old->egid, -1))
+		return -errno;
+	ret = ids_get(&now);
+	if (!ret)
+		ret = set_groups(old->groups, old->ngroups, now.groups, now.ngroups);
+	free(now.groups);
+	if (ret)
+		return ret;
+	memset(&now, 0, sizeof(now));
+	ret = ids_get(&now);
+	if (!ret && (now.euid != old->euid || now.egid != old->egid || now.ngroups != old->ngroups ||
+		     memcmp(now.groups, old->groups, old->ngroups * sizeof(gid_t))))
+		ret = -EPERM;
+	free(now.groups);
+	/* A change of the effective uid makes a task undumpable (prctl(2)); criu needs it as it was. */
+	if (!ret && old->dumpable == 1 && prctl(PR_SET_DUMPABLE, 1))
+		ret = -errno;
+	return ret;
+}
+
+static int connect_bounded(int fd, const struct sockaddr_un *addr, socklen_t len)
+{
+	long long left = remaining_ms();
+	struct timeval tv = { .tv_sec = left / 1000, .tv_usec = left % 1000 * 1000 };
+	const struct timeval forever = { 0 };
+
+	if (left <= 0)
+		return -ETIMEDOUT;
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)))
+		return -errno;
+	/* EINTR: a signal to criu; the connect has not happened, unix sockets have no connect in progress. */
+	while (connect(fd, (const void *)addr, len)) {
+		if (errno == EINTR && remaining_ms() > 0)
+			continue;
+		return errno == EAGAIN ? -ETIMEDOUT : -errno;
+	}
+	return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &forever, sizeof(forever)) ? -errno : 0;
+}
+
+/* Others can't put another socket at this place: the directory is not theirs to write, or is sticky. */
+static int directory_is_safe(const char *path)
+{
+	char dir[EZ_MAX_PATH];
+	struct stat st;
+	char *slash;
+
+	snprintf(dir, sizeof(dir), "%s", path);
+	slash = strrchr(dir, '/');
+	slash[slash == dir] = 0;
+	if (stat(dir, &st))
+		return -errno;
+	return !(st.st_mode & 022) || st.st_mode & S_ISVTX ? 0 : -EPERM;
+}
+
+/*
+ * Opens the socket file without following a link and without connecting, and says whether it is the
+ * recorded one, or one that the same owner has bound again at a place that others can't write to.
+ */
+static int open_target(const struct ez_restore *rec, const char *path)
+{
+	struct stat st;
+	int fd, ret;
+
+	fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st)) {
+		ret = -errno;
+	} else if (!S_ISSOCK(st.st_mode)) {
+		ret = -ENOTSOCK;
+	} else if (!(rec->flags & EZ_REC_FILE)) {
+		ret = -EPERM;
+	} else if (st.st_dev == rec->target_dev && st.st_ino == rec->target_ino) {
+		return fd;
+	} else if (st.st_uid != rec->target_uid || st.st_gid != rec->target_gid) {
+		ez_log(EZ_LOG_ERROR, "the socket there belongs to uid %u gid %u, it was uid %u gid %u\n",
+		       st.st_uid, st.st_gid, rec->target_uid, rec->target_gid);
+		ret = -EPERM;
+	} else if (!(rec->flags & EZ_REC_SERVER)) {
+		ret = -EPERM;
+	} else {
+		ret = directory_is_safe(path);
+		if (!ret)
+			return fd;
+		ez_log(EZ_LOG_ERROR, "the socket there is a new one and others can write to its directory\n");
+	}
+	close(fd);
+	return ret;
+}
+
+static int connect_path(int sk, const struct ez_restore *rec)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	char path[EZ_MAX_PATH];
+	int fd, ret;
+
+	memcpy(path, ez_restore_target(rec), rec->target_len);
+	path[rec->target_len] = 0;
+	fd = open_target(rec, path);
+	if (fd < 0)
+		return fd;
+	/* By descriptor: what was checked is what is connected to, and the path may be longer than sun_path. */
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", fd);
+	ret = connect_bounded(sk, &addr, sizeof(addr));
+	if (ret == -ENOENT && rec->target_len < sizeof(addr.sun_path)) {
+		/* No /proc in this mount namespace. The server's credentials are compared below. */
+		memcpy(addr.sun_path, path, rec->target_len + 1);
+		ret = rec->flags & EZ_REC_SERVER ? connect_bounded(sk, &addr, sizeof(addr)) : -EPERM;
+	}
+	close(fd);
+	return ret;
+}
+
+static int connect_abstract(int sk, const struct ez_restore *rec)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+	memcpy(addr.sun_path, ez_restore_target(rec), rec->target_len);
+	return connect_bounded(sk, &addr, offsetof(struct sockaddr_un, sun_path) + rec->target_len);
+}
+
+static int check_server(int sk, const struct ez_restore *rec)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	if (!(rec->flags & EZ_REC_SERVER))
+		return 0;
+	if (getsockopt(sk, SOL_SOCKET, SO_PEERCRED, &cred, &len))
+		return -errno;
+	if (cred.uid == rec->server_uid && cred.gid == rec->server_gid)
+		return 0;
+	ez_log(EZ_LOG_ERROR, "the server is uid %u gid %u, it was uid %u gid %u\n", cred.uid, cred.gid,
+	       rec->server_uid, rec->server_gid);
+	return -EPERM;
+}
+
+static int connect_as_recorded(int sk, const struct ez_restore *rec)
+{
+	struct ids old = { 0 };
+	int ret, reverted;
+
+	ret = ids_get(&old);
+	if (ret)
+		goto out;
+	ret = ids_switch(&old, rec);
+	if (!ret)
+		ret = ez_restore_target(rec)[0] ? connect_path(sk, rec) : connect_abstract(sk, rec);
+	/* A failed way back is fatal too: the task would be restored with other rights than it had. */
+	reverted = ids_revert(&old);
+	if (reverted) {
+		ez_log(EZ_LOG_ERROR, "can't get back to the task's credentials: %s\n", strerror(-reverted));
+		ret = reverted;
+	}
+	if (!ret)
+		ret = check_server(sk, rec);
+out:
+	free(old.groups);
+	return ret;
+}
+
+/* criu unlinks the file of a bound socket before this and restores no mode or owner for it. */
+static int bind_name(int sk, const struct ez_restore *rec)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	char path[EZ_MAX_NAME + 1] = { 0 };
+
+	memcpy(addr.sun_path, ez_restore_name(rec), rec->name_len);
+	memcpy(path, ez_restore_name(rec), rec->name_len);
+	if (bind(sk, (void *)&addr, offsetof(struct sockaddr_un, sun_path) + rec->name_len))
+		return -errno;
+	if (path[0] == 0)
+		return 0;
+	if (rec->flags & EZ_REC_PERMS &&
+	    (lchown(path, rec->name_uid, rec->name_gid) || chmod(path, rec->name_mode & 07777)))
+		return -errno;
+	if (rec->flags & EZ_REC_UNLINK && unlink(path))
+		return -errno;
+	return 0;
+}
+
+int ez_reconnect(const struct ez_restore *rec, int *fd_out)
+{
+	char text[4 * EZ_MAX_NAME + 8];
+	int sk, ret = 0;
+
+	if (rec->type != SOCK_STREAM && rec->type != SOCK_SEQPACKET)
+		return -EBADMSG;
+	sk = socket(AF_UNIX, (int)rec->type | SOCK_CLOEXEC, 0);
+	if (sk < 0)
+		return -errno;
+	if (rec->flags & EZ_REC_BIND) {
+		ret = bind_name(sk, rec);
+		if (ret)
+			ez_log(EZ_LOG_ERROR, "socket %u: can't bind to its own name %s: %s\n", rec->ino,
+			       ez_printable(ez_restore_name(rec), rec->name_len, text, sizeof(text)),
+			       strerror(-ret));
+	}
+	if (!ret) {
+		ret = connect_as_recorded(sk, rec);
+		if (ret)
+			ez_log(EZ_LOG_ERROR, "socket %u: can't reconnect to %s as uid %u gid %u: %s\n", rec->ino,
+			       ez_printable(ez_restore_target(rec), rec->target_len, text, sizeof(text)),
+			       rec->uid, rec->gid, strerror(-ret));
+	}
+	if (ret) {
+		close(sk);
+		return ret;
+	}
+	*fd_out = sk;
+	return 0;
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef EXTERNALIZER_PLUGIN_H
+#define EXTERNALIZER_PLUGIN_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "record.h"
+
+/* Logs through criu's own log; `level` is one of EZ_LOG_X. */
+void ez_log(unsigned int level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* A whole file of fixed entries or of restore records, validated; entries point into `data`. */
+struct ez_file {
+	uint8_t *data;
+	size_t size;
+	uint32_t count;
+	uint32_t *index; /* restore file: offsets of the records, in the file's order */
+};
+
+uint32_t ez_crc32(uint32_t crc, const void *data, size_t len);
+
+/*
+ * Reads `name` below `dirfd`. 0, or -ENOENT, -EBADMSG (damaged), -EPERM (not a regular file of root's or
+ * writable by others), -EFBIG, -ENOMEM, -errno. Nothing is allocated by an unchecked number.
+ */
+int ez_file_read(int dirfd, const char *name, uint32_t magic, struct ez_file *out);
+void ez_file_free(struct ez_file *file);
+
+/* The checks of ez_file_read on bytes in memory; takes `data` over only on success. The fuzzer's door. */
+int ez_file_parse(uint8_t *data, size_t size, uint32_t magic, struct ez_file *out);
+
+const struct ez_policy_entry *ez_policy_find(const struct ez_file *file, uint32_t ino);
+const struct ez_restore *ez_restore_find(const struct ez_file *file, uint32_t ino);
+
+static inline const uint8_t *ez_restore_target(const struct ez_restore *rec)
+{
+	return (const uint8_t *)(rec + 1);
+}
+
+static inline const uint8_t *ez_restore_name(const struct ez_restore *rec)
+{
+	return ez_restore_target(rec) + rec->target_len;
+}
+
+static inline const uint8_t *ez_restore_groups(const struct ez_restore *rec)
+{
+	return ez_restore_name(rec) + rec->name_len;
+}
+
+/* Writes `len` bytes of a hostile name into `buf` with everything unprintable as \xNN; returns buf. */
+const char *ez_printable(const uint8_t *name, size_t len, char *buf, size_t size);
+
+/* A socket as the record says: bound, connected under the recorded credentials. 0 or -errno, logged. */
+int ez_reconnect(const struct ez_restore *rec, int *fd_out);
+
+#endif

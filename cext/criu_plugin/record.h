@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The three small files that travel in the image directory. model/record.py is the other side; a unit test
+ * compares sizes and offsets. All integers little endian, as are criu's images.
+ *
+ *   externalizer-policy.bin  written by the hook at pre-dump, read by the plugin at dump: what to refuse
+ *   externalizer-seen.bin    appended by the plugin at dump: what it learned of each accepted socket
+ *   externalizer-restore.bin written by the hook at post-dump, whole: what the plugin connects at restore
+ *
+ * They are trusted as far as criu's images are, no further: whoever can write the directory owns the
+ * restored process anyway. All bounds are checked nevertheless, so that damage is a veto and no crash.
+ */
+#ifndef EXTERNALIZER_RECORD_H
+#define EXTERNALIZER_RECORD_H
+
+#include <stdint.h>
+
+#define EZ_POLICY_FILE	"externalizer-policy.bin"
+#define EZ_SEEN_FILE	"externalizer-seen.bin"
+#define EZ_RESTORE_FILE "externalizer-restore.bin"
+
+#define EZ_POLICY_MAGIC	 0x4c505a45u /* "EZPL" */
+#define EZ_SEEN_MAGIC	 0x4e535a45u /* "EZSN" */
+#define EZ_RESTORE_MAGIC 0x53525a45u /* "EZRS" */
+#define EZ_FILE_VERSION	 1u
+
+#define EZ_MAX_NAME    108u   /* sun_path */
+#define EZ_MAX_PATH    4096u  /* PATH_MAX */
+#define EZ_MAX_GROUPS  65536u /* NGROUPS_MAX */
+#define EZ_MAX_FILE    (64u << 20)
+#define EZ_MAX_RECORDS 1000000u
+
+/* At the start of the policy and of the restore file. */
+struct ez_file_head {
+	uint32_t magic;
+	uint32_t version;
+	uint32_t count; /* entries that follow */
+	uint32_t size;	/* of the whole file in bytes */
+	uint32_t crc;	/* CRC-32 (IEEE) of the whole file with this field 0 */
+	uint32_t criu_pid; /* policy only: the criu that the hook ran under, else the file is stale */
+	uint64_t criu_starttime;
+};
+
+struct ez_policy_entry {
+	uint32_t ino;
+	uint32_t refuse; /* not 0: veto */
+};
+
+/* One per accepted socket, appended with one write. */
+struct ez_seen {
+	uint32_t magic;
+	uint32_t ino;
+	uint32_t type;
+	uint32_t server_pid; /* SO_PEERCRED of our end */
+	uint32_t server_uid;
+	uint32_t server_gid;
+	uint32_t peer_len; /* sun_path bytes of getpeername */
+	uint32_t crc;	   /* of the record with this field 0 */
+	uint8_t peer[EZ_MAX_NAME];
+	uint32_t reserved;
+};
+
+/* ez_restore.flags */
+#define EZ_REC_BIND	   0x01u /* bind to name before connecting */
+#define EZ_REC_UNLINK	   0x02u /* the name's file was already removed at dump: bind, then unlink */
+#define EZ_REC_PERMS	   0x04u /* name_mode, name_uid, name_gid are valid */
+#define EZ_REC_SERVER	   0x08u /* server_uid and server_gid are valid and are compared after the connect */
+#define EZ_REC_FILE	   0x10u /* target_dev, target_ino, target_uid, target_gid are valid */
+
+/* Followed by: target, name, groups (uint32_t each), padded with zeros to a multiple of 8. */
+struct ez_restore {
+	uint64_t target_dev; /* of the socket file, as stat(2) reports it in the client's mount namespace */
+	uint64_t target_ino;
+	uint32_t size; /* of this record with all that follows it */
+	uint32_t ino;  /* of our end, at dump: criu's name for the socket */
+	uint32_t type; /* SOCK_STREAM or SOCK_SEQPACKET */
+	uint32_t flags;
+	uint32_t uid; /* effective ids for the connect, as numbers in the task's user namespace */
+	uint32_t gid;
+	uint32_t server_uid; /* of who called listen(2), numbers in the task's user namespace */
+	uint32_t server_gid;
+	uint32_t target_uid; /* owner of the socket file */
+	uint32_t target_gid;
+	uint32_t name_mode;
+	uint32_t name_uid;
+	uint32_t name_gid;
+	uint32_t target_len; /* path, or NUL and the abstract name */
+	uint32_t name_len;
+	uint32_t groups_len; /* number of groups */
+};
+
+#endif

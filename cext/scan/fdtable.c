@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The descriptors of one table.
+ *
+ * The fast way tries every number up to the table's size: pidfd_getfd(2) and statx(2) on the duplicate cost
+ * 2 to 3 us together, less than listing and reading the links. Where pidfd_getfd is refused, for a thread
+ * without a pidfd, and where file systems are around that may block, the links below /proc/PID/fd are read
+ * and nothing is opened.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "scan.h"
+
+/* A table that is larger than this and mostly empty is listed, not tried number by number. */
+#define PROBE_ALWAYS 256
+
+int ez_pidfd_open(pid_t pid, unsigned int flags)
+{
+	int fd = (int)syscall(SYS_pidfd_open, pid, flags);
+
+	return fd < 0 ? -errno : fd;
+}
+
+int ez_pidfd_getfd(int pidfd, int fd)
+{
+	int dup = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+
+	return dup < 0 ? -errno : dup;
+}
+
+static bool out_of_resources(int ret)
+{
+	return ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE;
+}
+
+/* `family` of a socket that could not be read is -1: it may be a unix socket. */
+static int add_fd(struct ez_walk *walk, const struct ez_table *table, const struct ez_fd *fd, int family)
+{
+	struct ez_held held = {fd->ino, table->tgid, table->tid, fd->fd, family};
+	int ret;
+
+	ret = ez_buf_append(&walk->out->fds, fd, sizeof(*fd));
+	if (ret || !S_ISSOCK(fd->mode) || fd->dev != walk->out->sock_dev)
+		return ret;
+	if (family != AF_UNIX && family != -1)
+		return 0;
+	if (ez_map_get(&walk->held_inos, fd->ino))
+		return 0;
+	ret = ez_buf_append(&walk->held, &held, sizeof(held));
+	if (ret)
+		return ret;
+	return ez_map_put(&walk->held_inos, fd->ino, ez_count(&walk->held, sizeof(held)));
+}
+
+static int add_duplicate(struct ez_walk *walk, const struct ez_table *table, int fd, int dup)
+{
+	struct ez_fd record = {.tid = table->tid, .fd = fd};
+	socklen_t len = sizeof(int);
+	struct statx st;
+	int family = -1;
+
+	/* DONT_SYNC: a network file system answers from what it knows instead of asking its server. */
+	if (statx(dup, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MODE | STATX_INO, &st))
+		return ez_unreadable_add(walk, table->tid, fd, EZ_WHAT_FD, errno);
+	record.dev = makedev(st.stx_dev_major, st.stx_dev_minor);
+	record.ino = st.stx_ino;
+	record.mode = st.stx_mode;
+	if (S_ISSOCK(record.mode) && record.dev == walk->out->sock_dev) {
+		if (getsockopt(dup, SOL_SOCKET, SO_DOMAIN, &family, &len))
+			family = -1;
+		record.family = family > 0 ? (uint32_t)family : 0;
+	}
+	return add_fd(walk, table, &record, family);
+}
+
+/* -EPERM, -ENOSYS or -EACCES: not this way. -EBADF: no such descriptor. */
+static int read_duplicate(struct ez_walk *walk, const struct ez_table *table, int fd)
+{
+	int dup = ez_pidfd_getfd(table->pidfd, fd), ret;
+
+	if (dup < 0)
+		return dup;
+	ret = add_duplicate(walk, table, fd, dup);
+	close(dup);
+	return ret;
+}
+
+/* mnt_id and ino of an open file: proc_pid_fdinfo(5); ino since Linux 5.14. */
+static int read_fdinfo(struct ez_walk *walk, const struct ez_table *table, int fd, uint64_t *mnt_id, uint64_t *ino)
+{
+	const char *text, *at;
+	char name[32];
+	int ret;
+
+	snprintf(name, sizeof(name), "fdinfo/%d", fd);
+	ret = ez_slurp_at(table->dirfd, name, &walk->scratch);
+	if (ret)
+		return ret;
+	text = (const char *)walk->scratch.data;
+	at = strstr(text, "mnt_id:\t");
+	if (!at)
+		return -ENODATA;
+	*mnt_id = strtoull(at + 8, NULL, 10);
+	at = strstr(text, "ino:\t");
+	*ino = at ? strtoull(at + 5, NULL, 10) : 0;
+	return 0;
+}
+
+/* The family behind a link, by the name of its protocol: net/socket.c, sockfs_xattr_get. */
+static int family_by_xattr(const struct ez_table *table, int fd)
+{
+	char path[64], name[64];
+	ssize_t len;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d/fd/%d", table->dirfd, fd);
+	len = getxattr(path, "system.sockprotoname", name, sizeof(name));
+	if (len < 4)
+		return -1;
+	return memcmp(name, "UNIX", 4) ? AF_UNSPEC : AF_UNIX;
+}
+
+/* "socket:[123]" and its like: names of the kernel's own, which no path can look like. */
+static bool parse_anon(const char *link, const char *kind, uint64_t *ino)
+{
+	size_t len = strlen(kind);
+	char *end;
+
+	if (strncmp(link, kind, len))
+		return false;
+	*ino = strtoull(link + len, &end, 10);
+	return end > link + len && !strcmp(end, "]");
+}
+
+static int stat_link(struct ez_walk *walk, const struct ez_table *table, const char *name, struct ez_fd *record)
+{
+	struct statx st;
+
+	if (statx(table->dirfd, name, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT,
+		  STATX_TYPE | STATX_MODE | STATX_INO, &st)) {
+		if (errno == ENOENT)
+			return 0;
+		return ez_unreadable_add(walk, table->tid, record->fd, EZ_WHAT_FD, errno);
+	}
+	record->dev = makedev(st.stx_dev_major, st.stx_dev_minor);
+	record->ino = st.stx_ino;
+	record->mode = st.stx_mode;
+	return add_fd(walk, table, record, -1);
+}
+
+/* A descriptor of a file with a path, or of the kernel's smaller pseudo file systems. */
+static int add_file(struct ez_walk *walk, const struct ez_table *table, const char *name, bool path,
+		    struct ez_fd *record)
+{
+	uint64_t mnt_id, ino;
+	const uint64_t *known;
+	int ret;
+
+	if (path) {
+		ret = read_fdinfo(walk, table, record->fd, &mnt_id, &ino);
+		if (ret == -ESRCH)
+			return 0; /* closed meanwhile; a task that ended is noticed by the caller */
+		if (ret)
+			return ez_unreadable_add(walk, table->tid, record->fd, EZ_WHAT_FD, -ret);
+		known = ez_map_get(&walk->mnt_fstype, mnt_id + 1);
+		if (walk->careful && !(known && *known & 1)) {
+			if (!known || !*known || !ino)
+				return ez_unreadable_add(walk, table->tid, record->fd, EZ_WHAT_FD, EWOULDBLOCK);
+			record->dev = *known >> 1;
+			record->ino = ino;
+			return add_fd(walk, table, record, -1);
+		}
+	}
+	if (table->pidfd >= 0 && !walk->no_pidfd_getfd) {
+		ret = read_duplicate(walk, table, record->fd);
+		if (!ret || ret == -EBADF)
+			return 0;
+		if (out_of_resources(ret) || ret == -ESRCH)
+			return ret;
+	}
+	return stat_link(walk, table, name, record);
+}
+
+static int read_link(struct ez_walk *walk, const struct ez_table *table, int fd)
+{
+	struct ez_fd record = {.tid = table->tid, .fd = fd};
+	char name[32], link[64];
+	ssize_t len;
+	int family;
+
+	snprintf(name, sizeof(name), "fd/%d", fd);
+	len = readlinkat(table->dirfd, name, link, sizeof(link) - 1);
+	if (len < 0) {
+		if (errno == ENOENT || errno == ESRCH)
+			return 0;
+		return ez_unreadable_add(walk, table->tid, fd, EZ_WHAT_FD, errno);
+	}
+	link[len] = '\0';
+	if (parse_anon(link, "socket:[", &record.ino)) {
+		record.dev = walk->out->sock_dev;
+		record.mode = S_IFSOCK | 0777;
+		family = family_by_xattr(table, fd);
+		record.family = family == AF_UNIX ? AF_UNIX : 0;
+		return add_fd(walk, table, &record, family);
+	}
+	if (parse_anon(link, "pipe:[", &record.ino)) {
+		record.dev = walk->pipe_dev;
+		record.mode = S_IFIFO | 0600;
+		return add_fd(walk, table, &record, -1);
+	}
+	return add_file(walk, table, name, link[0] == '/', &record);
+}
+
+static int collect_fd(void *arg, int32_t fd)
+{
+	return ez_buf_append(arg, &fd, sizeof(fd));
+}
+
+static int read_links(struct ez_walk *walk, const struct ez_table *table)
+{
+	struct ez_buf numbers = {0};
+	size_t i, count;
+	int ret;
+
+	ret = ez_each_number(table->dirfd, "fd", collect_fd, &numbers);
+	count = ez_count(&numbers, sizeof(int32_t));
+	for (i = 0; !ret && i < count; i++)
+		ret = read_link(walk, table, ((int32_t *)numbers.data)[i]);
+	ez_buf_free(&numbers);
+	if (!ret || ret == -ESRCH || out_of_resources(ret) || ret == -EOVERFLOW)
+		return ret;
+	return ez_unreadable_add(walk, table->tid, -1, EZ_WHAT_FDS, -ret);
+}
+
+/* Whether trying each number beats listing: /proc/PID/fd tells the number of fds as its size (Linux 6.2). */
+static bool worth_probing(const struct ez_table *table)
+{
+	struct stat st;
+
+	if (table->fdsize <= PROBE_ALWAYS)
+		return true;
+	if (fstatat(table->dirfd, "fd", &st, 0))
+		return false;
+	return (uint64_t)st.st_size * 4 >= table->fdsize;
+}
+
+static int probe(struct ez_walk *walk, const struct ez_table *table)
+{
+	size_t start = walk->out->fds.len;
+	uint32_t limit = table->fdsize, fd = 0;
+	struct ez_status status;
+	int ret;
+
+	for (;;) {
+		for (; fd < limit; fd++) {
+			ret = read_duplicate(walk, table, (int)fd);
+			if (ret == -EACCES) /* a security module keeps this one from us */
+				ret = read_link(walk, table, (int)fd);
+			if (ret && ret != -EBADF) {
+				walk->out->fds.len = start;
+				return ret;
+			}
+		}
+		/* The table may have grown while it was read. */
+		ret = ez_read_status(table->dirfd, &walk->scratch, &status);
+		if (ret || status.fdsize <= limit)
+			return ret;
+		limit = status.fdsize;
+	}
+}
+
+int ez_fdtable_read(struct ez_walk *walk, const struct ez_table *table)
+{
+	int ret;
+
+	if (table->pidfd < 0 || walk->no_pidfd_getfd || walk->careful || !worth_probing(table))
+		return read_links(walk, table);
+	ret = probe(walk, table);
+	if (ret == -ENOSYS)
+		walk->no_pidfd_getfd = true;
+	/* pidfd_getfd needs ptrace's right to attach, the links only that to read. */
+	if (ret == -ENOSYS || ret == -EPERM)
+		return read_links(walk, table);
+	return ret;
+}

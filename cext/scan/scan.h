@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The native scan engine: facts about a running process tree, read without stopping it.
+ *
+ * Functions return 0 or -errno and take their out-parameters last. A fact that cannot be read becomes an
+ * ez_unreadable record and the scan goes on; only what spoils the whole scan (no memory, no descriptors
+ * left, root gone) is returned as an error.
+ */
+#ifndef EXTERNALIZER_SCAN_H
+#define EXTERNALIZER_SCAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "records.h"
+
+/* ---- buffer.c: growable bytes ---- */
+
+struct ez_buf {
+	unsigned char *data;
+	size_t len;
+	size_t cap;
+};
+
+/* Appends `n` zeroed bytes; *out points to them until the next call on this buffer. */
+int ez_buf_extend(struct ez_buf *buf, size_t n, void **out);
+int ez_buf_append(struct ez_buf *buf, const void *data, size_t n);
+/* Appends at an offset that is a multiple of `align`; -EOVERFLOW where a 32 bit offset doesn't reach. */
+int ez_blob_add(struct ez_buf *blob, const void *data, size_t n, size_t align, uint32_t *off);
+/* Replaces the content by what `fd` gives until its end, and adds a NUL that `len` doesn't count. */
+int ez_buf_slurp(struct ez_buf *buf, int fd);
+void ez_buf_free(struct ez_buf *buf);
+
+/* ---- map.c: a hash table from non-zero numbers to numbers ---- */
+
+struct ez_map_slot {
+	uint64_t key; /* 0 = free */
+	uint64_t value;
+};
+
+struct ez_map {
+	struct ez_map_slot *slots;
+	size_t size; /* 0 or a power of two */
+	size_t used;
+};
+
+/* Sets key to value. -EINVAL for key 0. */
+int ez_map_put(struct ez_map *map, uint64_t key, uint64_t value);
+/* NULL where the key is not in the map. */
+const uint64_t *ez_map_get(const struct ez_map *map, uint64_t key);
+void ez_map_clear(struct ez_map *map);
+void ez_map_free(struct ez_map *map);
+
+/* ---- the scan ---- */
+
+struct ez_scan {
+	struct ez_buf tasks;	  /* struct ez_task[] */
+	struct ez_buf fds;	  /* struct ez_fd[] */
+	struct ez_buf socks;	  /* struct ez_sock[] */
+	struct ez_buf mounts;	  /* struct ez_mount[] */
+	struct ez_buf unreadable; /* struct ez_unreadable[] */
+	struct ez_buf blob;
+	uint64_t sock_dev; /* st_dev of every socket on this host */
+};
+
+/*
+ * Scans the tree of `root`, a pid in the caller's pid namespace. -ESRCH: no such process, or it ended;
+ * -EINVAL: a thread that leads no process, or a kernel thread.
+ */
+int ez_scan_tree(pid_t root, struct ez_scan *out);
+void ez_scan_free(struct ez_scan *scan);
+
+/* ---- what the parts of the scan share ---- */
+
+/* A socket of the tree as its fd shows it, before unix_diag is asked. */
+struct ez_held {
+	uint64_t ino;
+	int32_t tgid;
+	int32_t tid;
+	int32_t fd;
+	int32_t family; /* AF_X, or -1 where it could not be read */
+};
+
+struct ez_walk {
+	struct ez_scan *out;
+	struct ez_buf held;	  /* struct ez_held[], one for each socket inode */
+	struct ez_map held_inos;  /* inode -> index in held + 1 */
+	struct ez_map mnt_done;	  /* mount namespaces whose table was read */
+	struct ez_map mnt_fstype; /* mnt_id -> (st_dev << 1) | safe to touch; 0 = two namespaces disagree */
+	struct ez_buf scratch;	  /* content of the /proc file at hand */
+	int proc_fd;		  /* /proc */
+	uint64_t pipe_dev, anon_dev;
+	uint64_t own_net_ns;
+	bool careful;	    /* file systems are around on which touching a file may block */
+	bool no_pidfd_getfd; /* this kernel has none */
+	bool no_pidfd_thread;
+	bool no_children; /* this kernel has no children files */
+};
+
+/* Records something that couldn't be read; `error` is a positive errno. */
+int ez_unreadable_add(struct ez_walk *walk, int32_t tid, int32_t fd, enum ez_what what, int error);
+static inline size_t ez_count(const struct ez_buf *buf, size_t size)
+{
+	return buf->len / size;
+}
+
+/* ---- procfile.c: small files below /proc ---- */
+
+struct ez_stat {
+	char comm[16];
+	char state;
+	int32_t ppid;
+	int32_t sid;
+	uint32_t flags; /* PF_X of the kernel */
+	uint64_t starttime;
+};
+
+struct ez_status {
+	int32_t tgid;
+	int32_t vpid;
+	int32_t vtid;
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t fdsize;
+};
+
+/* `name` is relative to `dirfd`. A task that ended gives -ESRCH. */
+int ez_slurp_at(int dirfd, const char *name, struct ez_buf *buf);
+int ez_read_stat(int dirfd, const char *name, struct ez_buf *scratch, struct ez_stat *out);
+int ez_read_status(int dirfd, struct ez_buf *scratch, struct ez_status *out);
+/* Inode number of the namespace behind `name` ("ns/net"). */
+int ez_read_ns(int dirfd, const char *name, uint64_t *out);
+int ez_open_task(int proc_fd, int32_t tgid, int32_t tid, int *fd_out);
+/* Calls `each` for every entry of `dirfd`/`name` that is a number; a value other than 0 ends it. */
+int ez_each_number(int dirfd, const char *name, int (*each)(void *arg, int32_t number), void *arg);
+
+/* ---- tree.c: which processes ---- */
+
+struct ez_proc {
+	int32_t pid;
+	int32_t ppid;
+	uint64_t starttime;
+};
+
+/* Appends the living tree of `root`, itself first. -ESRCH: no root. */
+int ez_tree_find(struct ez_walk *walk, pid_t root, struct ez_buf *procs);
+
+/* ---- process.c: the tasks of one process ---- */
+
+/* Appends the tasks and fds of `proc`. One that ended or ends meanwhile is recorded as gone. */
+int ez_process_read(struct ez_walk *walk, const struct ez_proc *proc);
+
+/* ---- fdtable.c: the descriptors of one table ---- */
+
+struct ez_table {
+	int dirfd; /* /proc/TGID/task/TID */
+	int pidfd; /* -1 = none: links are read instead */
+	int32_t tgid;
+	int32_t tid;
+	uint32_t fdsize;
+};
+
+/* -ESRCH: the task ended. Other obstacles are recorded. */
+int ez_fdtable_read(struct ez_walk *walk, const struct ez_table *table);
+int ez_pidfd_open(pid_t pid, unsigned int flags);
+int ez_pidfd_getfd(int pidfd, int fd);
+
+/* ---- netns.c: work in other namespaces, in a thread of its own ---- */
+
+/* A SOCK_DIAG netlink socket that belongs to the net namespace `nsfd`, or to our own for -1. */
+int ez_diag_socket(int nsfd, int *fd_out);
+/* Opens our mountinfo as seen from the root of the mount namespace `nsfd`. */
+int ez_mountinfo_open_in(int nsfd, int proc_fd, int *fd_out);
+
+/* ---- unixdiag.c ---- */
+
+/* Fills out->socks for the sockets in walk->held. */
+int ez_unix_read(struct ez_walk *walk);
+
+/* ---- mountinfo.c ---- */
+
+/* Reads the table of the mount namespace `ns` through `fd`, an open mountinfo file. */
+int ez_mounts_parse(struct ez_walk *walk, int fd, uint64_t ns);
+/* The same through a task, unless it is read already or the task is chrooted and shows only a part. */
+int ez_mounts_of_task(struct ez_walk *walk, int dirfd, uint64_t ns);
+/* Reads the tables of the namespaces of which no task shows the whole. */
+int ez_mounts_rest(struct ez_walk *walk);
+
+#endif
