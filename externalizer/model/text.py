@@ -26,6 +26,25 @@ def printable(raw: bytes) -> str:
     return "".join(out)
 
 
+def to_bytes(text: str) -> bytes:
+    """Undo `printable`. Raises ValueError for text that `printable` can't have made."""
+    out = bytearray()
+    at = 0
+    while at < len(text):
+        if text[at] != "\\":
+            out += text[at].encode()
+            at += 1
+        elif text[at + 1 : at + 2] == "\\":
+            out += b"\\"
+            at += 2
+        elif text[at + 1 : at + 2] == "x" and len(text) >= at + 4:
+            out.append(int(text[at + 2 : at + 4], 16))
+            at += 4
+        else:
+            raise ValueError(f"not an escaped name: {text!r}")
+    return bytes(out)
+
+
 def socket_name(raw: bytes) -> str:
     """Return the name of a unix socket as people write it: `@name` for an abstract one, `-` for none."""
     if not raw:

@@ -1,0 +1,124 @@
+"""criu's image files: a magic, then messages each behind its length; some messages are followed by raw data.
+
+Reads and rewrites only what `externalizer` edits. A file is replaced whole (temporary file, fsync, rename),
+so that a crash leaves either the old or the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from externalizer.criu.messages import FD_TYPE_UNIXSK, USK_EXTERN, FileEntry, SkPacketEntry
+from externalizer.errors import CriuFailed
+from externalizer.kernel import safefs
+
+# criu/include/magic.h: the first word of every image but the inventory, then the file's own.
+IMG_COMMON_MAGIC = 0x54564319
+FILES_MAGIC = 0x56303138
+SK_QUEUES_MAGIC = 0x56264026
+
+_U32 = struct.Struct("<I")
+_MAX_ENTRY = 16 << 20  # far above any entry of these files
+
+
+class ImageDamaged(CriuFailed):
+    """An image file is not what this version of criu's format promises."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(
+            f"image {name} can't be used: {problem}",
+            why="the restored program's sockets depend on it",
+            hint="dump again; if it persists, this criu writes a format that externalizer does not know",
+        )
+
+
+def read_file(dirfd: int, name: str, *, missing_ok: bool = False) -> bytes | None:
+    """Read a regular file of the image directory without following links."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dirfd)
+    except FileNotFoundError:
+        if missing_ok:
+            return None
+        raise ImageDamaged(name, "it is missing") from None
+    except OSError as error:
+        raise ImageDamaged(name, error.strerror or str(error)) from error
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ImageDamaged(name, "it is not a regular file")
+        return file.read()
+
+
+def _body(raw: bytes, name: str, magic: int) -> memoryview:
+    if len(raw) < 8 or _U32.unpack_from(raw, 0)[0] != IMG_COMMON_MAGIC or _U32.unpack_from(raw, 4)[0] != magic:
+        raise ImageDamaged(name, "its magic is not that of this kind of image")
+    return memoryview(raw)[8:]
+
+
+def _next(view: memoryview, at: int, name: str) -> tuple[memoryview, int]:
+    if len(view) - at < 4:
+        raise ImageDamaged(name, "it ends within a length")
+    (size,) = _U32.unpack_from(view, at)
+    if size > _MAX_ENTRY or size > len(view) - at - 4:
+        raise ImageDamaged(name, f"an entry of {size} bytes does not fit the file")
+    return view[at + 4 : at + 4 + size], at + 4 + size
+
+
+def _parse(cls: Any, raw: memoryview, name: str) -> Any:
+    message = cls()
+    try:
+        message.ParseFromString(bytes(raw))
+    except Exception as error:  # protobuf's DecodeError differs between its implementations
+        raise ImageDamaged(name, f"an entry can't be decoded: {error}") from error
+    return message
+
+
+class FilesImage:
+    """files.img: every open file description of the tree, in criu's order, which matters at restore."""
+
+    NAME = "files.img"
+
+    def __init__(self, dirfd: int) -> None:
+        self._dirfd = dirfd
+        raw = read_file(dirfd, self.NAME)
+        assert raw is not None
+        view, at = _body(raw, self.NAME, FILES_MAGIC), 0
+        self.entries: list[Any] = []
+        while at < len(view):
+            entry, at = _next(view, at, self.NAME)
+            self.entries.append(_parse(FileEntry, entry, self.NAME))
+
+    def unix_sockets(self) -> Iterator[Any]:
+        """Every unix_sk_entry, also the stand-ins (USK_EXTERN) for outside peers."""
+        return (entry.usk for entry in self.entries if entry.type == FD_TYPE_UNIXSK)
+
+    def own_sockets(self) -> Iterator[Any]:
+        return (usk for usk in self.unix_sockets() if not usk.uflags & USK_EXTERN)
+
+    def save(self) -> None:
+        """Replace the file atomically. Raises OSError."""
+        parts = [_U32.pack(IMG_COMMON_MAGIC), _U32.pack(FILES_MAGIC)]
+        for entry in self.entries:
+            raw = entry.SerializeToString()
+            parts += [_U32.pack(len(raw)), raw]
+        safefs.write_file(self._dirfd, self.NAME, b"".join(parts), 0o600)
+
+
+def queued_packets(dirfd: int) -> list[Any]:
+    """The sk_packet_entry messages of sk-queues.img, without their data. No file = no packets."""
+    name = "sk-queues.img"
+    raw = read_file(dirfd, name, missing_ok=True)
+    if raw is None:
+        return []
+    view, at, packets = _body(raw, name, SK_QUEUES_MAGIC), 0, []
+    while at < len(view):
+        entry, at = _next(view, at, name)
+        packet = _parse(SkPacketEntry, entry, name)
+        if packet.length > len(view) - at:
+            raise ImageDamaged(name, "a packet's data is cut off")
+        at += packet.length
+        packets.append(packet)
+    return packets

@@ -1,0 +1,86 @@
+"""The few protobuf messages of criu's images that are read or edited here.
+
+Only the fields that matter are described; all others stay in the message as unknown fields and are written
+back as they were. Field numbers are criu's public image format (criu's images/*.proto). Enums are declared
+as uint32, which has the same encoding, so that a value of a newer criu survives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+_F = descriptor_pb2.FieldDescriptorProto
+_SCALARS = {
+    "uint32": _F.TYPE_UINT32,
+    "sint32": _F.TYPE_SINT32,
+    "bytes": _F.TYPE_BYTES,
+    "string": _F.TYPE_STRING,
+    "bool": _F.TYPE_BOOL,
+}
+
+# message: (label, type, name, number); r = required, o = optional, * = repeated
+_SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
+    "file_perms_entry": [("r", "uint32", "mode", 1), ("r", "uint32", "uid", 2), ("r", "uint32", "gid", 3)],
+    "sk_opts_entry": [("o", "bool", "so_passcred", 11)],
+    "unix_sk_entry": [
+        ("r", "uint32", "id", 1),
+        ("r", "uint32", "ino", 2),
+        ("r", "uint32", "type", 3),
+        ("r", "uint32", "state", 4),
+        ("r", "uint32", "flags", 5),
+        ("r", "uint32", "uflags", 6),
+        ("r", "uint32", "backlog", 7),
+        ("r", "uint32", "peer", 8),
+        ("o", "sk_opts_entry", "opts", 10),
+        ("r", "bytes", "name", 11),
+        ("o", "uint32", "shutdown", 12),
+        ("o", "file_perms_entry", "file_perms", 13),
+        ("o", "string", "name_dir", 14),
+        ("o", "bool", "deleted", 15),
+        ("o", "uint32", "ns_id", 16),
+        ("o", "sint32", "mnt_id", 17),
+    ],
+    "file_entry": [("r", "uint32", "type", 1), ("r", "uint32", "id", 2), ("o", "unix_sk_entry", "usk", 16)],
+    "scm_entry": [("r", "uint32", "type", 1), ("*", "uint32", "rights", 2)],
+    "sk_packet_entry": [
+        ("r", "uint32", "id_for", 1),
+        ("r", "uint32", "length", 2),
+        ("*", "scm_entry", "scm", 4),
+    ],
+}
+_LABELS = {"r": _F.LABEL_REQUIRED, "o": _F.LABEL_OPTIONAL, "*": _F.LABEL_REPEATED}
+
+
+def _build() -> dict[str, Any]:
+    package = "externalizer.criu"
+    file = descriptor_pb2.FileDescriptorProto(
+        name="externalizer/criu.proto", package=package, syntax="proto2"
+    )
+    for message_name, fields in _SCHEMA.items():
+        message = file.message_type.add(name=message_name)
+        for label, kind, name, number in fields:
+            field = message.field.add(name=name, number=number, label=_LABELS[label])
+            if kind in _SCALARS:
+                field.type = _SCALARS[kind]
+            else:
+                field.type = _F.TYPE_MESSAGE
+                field.type_name = f".{package}.{kind}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)  # type: ignore[no-untyped-call]
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))  # type: ignore[no-untyped-call]
+        for name in _SCHEMA
+    }
+
+
+_CLASSES = _build()
+FileEntry: Any = _CLASSES["file_entry"]
+SkPacketEntry: Any = _CLASSES["sk_packet_entry"]
+
+FD_TYPE_UNIXSK = 5  # enum fd_types, images/fdinfo.proto
+
+# unix_sk_entry.uflags (criu/sk-unix.c)
+USK_EXTERN = 1
+USK_CALLBACK = 4

@@ -1,0 +1,137 @@
+"""The plan: what will be written and done. Its JSON form is a public contract (docs/plan-json.md).
+
+Bytes that came from a target stand in it as text made by `model.text.printable`; `model.text.to_bytes`
+gives the bytes back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from externalizer.model.finding import Action, Finding, Holder
+
+SCHEMA = "externalizer.plan/1"
+
+
+class PeerPlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who is at the outside end. Absent numbers could not be found out."""
+
+    ino: int = 0
+    pid: int | None = None
+    starttime: int | None = None
+    comm: str = ""
+    unit: str = ""
+    name: str = ""
+    path: str = ""  # in the client's mount namespace
+    uid: int | None = None  # of the server, as SO_PEERCRED tells it
+    gid: int | None = None
+
+
+class ClientPlan(msgspec.Struct, frozen=True):
+    """The credentials for a reconnect, as ids of the scanner's user namespace."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    recorded: bool  # True: what the server recorded; False: the task's own, the server's end was unreadable
+
+
+class SocketPlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One external socket: what it is, what becomes of it, and why. `ino` is of the tree's end."""
+
+    ino: int
+    type: str  # stream, dgram, seqpacket
+    side: str  # client, server, pair, peer
+    action: Action
+    rule: str
+    reason: str
+    queued: int
+    name: str
+    peer: PeerPlan
+    holders: tuple[Holder, ...]
+    client: ClientPlan | None = None
+    target: str = ""  # what to connect to: a path in the client's mount namespace, or @abstract
+    target_dev: int = 0
+    target_ino: int = 0
+    unaccepted: bool = False
+
+
+class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One external mount: `external mnt[mountpoint]:key` at dump, `external mnt[key]:source` at restore."""
+
+    mountpoint: str
+    key: str
+    source: str
+    reason: str
+
+
+class Target(msgspec.Struct, frozen=True):
+    """The root of the tree, by identity."""
+
+    pid: int
+    starttime: int  # clock ticks since boot
+    comm: str
+    tasks: int
+    own_mount_ns: bool
+
+
+class Host(msgspec.Struct, frozen=True):
+    boot_id: str
+    hostname: str
+    kernel: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """`digest` is the SHA-256 of the canonical plan without it: against damage and mix-ups only."""
+
+    schema: str
+    version: str  # of externalizer
+    target: Target
+    host: Host
+    sockets: tuple[SocketPlan, ...]
+    mounts: tuple[MountPlan, ...]
+    findings: tuple[Finding, ...]
+    dump_options: tuple[tuple[str, str | None], ...] = ()
+    restore_options: tuple[tuple[str, str | None], ...] = ()
+    digest: str = ""
+
+    @property
+    def refusals(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.refuses)
+
+
+class PlanDamaged(ValueError):
+    """A stored plan can't be read, or its digest doesn't match."""
+
+
+def _canonical(plan: Plan) -> bytes:
+    return msgspec.json.encode(msgspec.structs.replace(plan, digest=""), order="sorted")
+
+
+def sealed(plan: Plan) -> Plan:
+    """Return the plan with its digest."""
+    return msgspec.structs.replace(plan, digest=hashlib.sha256(_canonical(plan)).hexdigest())
+
+
+def to_json(plan: Plan) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n"
+
+
+def from_json(raw: bytes) -> Plan:
+    """Read a plan back. Raises `PlanDamaged` with the reason."""
+    try:
+        schema = msgspec.json.decode(raw, type=_SchemaOnly).schema
+        if schema != SCHEMA:
+            raise PlanDamaged(f"its schema is {schema!r}, this version reads {SCHEMA!r}")
+        plan = msgspec.json.decode(raw, type=Plan)
+    except msgspec.MsgspecError as error:
+        raise PlanDamaged(str(error)) from error
+    if sealed(plan).digest != plan.digest:
+        raise PlanDamaged("its digest does not match its contents")
+    return plan
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: str

@@ -1,0 +1,158 @@
+"""External unix sockets: what becomes of each, and why.
+
+Facts about criu: every case is measured against criu 4.1 and 4.2 by tests/criu. The defaults: a stream whose
+listener has a name is reconnected, unless that would be silently wrong; then it is hung up, which is what a
+client sees when its server restarts. What can't be restored rightly either way is refused before the dump.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from externalizer.model.finding import Action, Verdict
+from externalizer.model.socket import Credentials, Peer, Shutdown, SockType, UnixSocket
+from externalizer.model.text import printable
+from externalizer.rules.protocols import stateful
+from externalizer.rules.registry import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFacts:
+    """All that the rules below may ask about one external socket.
+
+    `peer_socket` is the outside end as unix_diag knows it, of an unaccepted client its listener.
+    `side`: client, server, pair (both ends unnamed) or unclear (both ends named, no listener of ours).
+    """
+
+    socket: UnixSocket
+    peer: Peer
+    peer_socket: UnixSocket | None
+    unaccepted: bool
+    side: str
+    tree_netns: frozenset[int]
+    own: Credentials | None  # of the task that will open the socket at restore
+    passcred: bool = False
+
+    @property
+    def dgram(self) -> bool:
+        return self.socket.type == SockType.DGRAM
+
+    @property
+    def has_target(self) -> bool:
+        """Whether there is an address that leads this client to its server."""
+        return self.peer.name[:1] == b"\0" or bool(self.peer.path_in_client_ns)
+
+
+def _unknown(f: SocketFacts) -> str | None:
+    if not f.socket.known:
+        return "no unix_diag table that could be read lists it, so its peer is unknown"
+    return None
+
+
+def _foreign_netns(f: SocketFacts) -> str | None:
+    if f.socket.netns not in f.tree_netns:
+        return "it was made in a net namespace that no task of the tree is in, and criu does not find it there"
+    if f.dgram and f.peer_socket is not None and f.peer_socket.netns not in f.tree_netns:
+        return "its peer is in a net namespace that no task of the tree is in, and criu does not find it there"
+    return None
+
+
+def _unaccepted_with_data(f: SocketFacts) -> str | None:
+    if f.unaccepted and f.socket.unsent:
+        return "its server has not accepted it yet and there is data on the way, which criu can't read"
+    return None
+
+
+def _dgram_named(f: SocketFacts) -> str | None:
+    if f.dgram and f.peer.name and f.has_target:
+        return "a datagram socket to a named receiver: there is no session to lose"
+    return None
+
+
+def _dgram_nameless(f: SocketFacts) -> str | None:
+    if f.dgram and not f.peer.name:
+        return "its peer has no name to connect to; unread datagrams are kept, sending fails"
+    return None
+
+
+def _no_name(f: SocketFacts) -> str | None:
+    if f.peer.name or f.unaccepted:
+        return None
+    if f.socket.name:
+        return "the tree is the server of this connection: only its client could make it again"
+    return "its peer has no name to connect to, as in a socketpair"
+
+
+def _server_side(f: SocketFacts) -> str | None:
+    if f.side == "server":
+        return "the tree is the server of this connection: only its client could make it again"
+    if f.side == "unclear":
+        return "both ends have names and no listener tells which is the server"
+    return None
+
+
+def _stateful(f: SocketFacts) -> str | None:
+    protocol = stateful(f.peer.comm, f.peer.name, f.peer.path_in_client_ns)
+    if protocol is None:
+        return None
+    return f"{protocol.name} keeps {protocol.state} for each connection; a new one would silently lack that"
+
+
+def _unread(f: SocketFacts) -> str | None:
+    if f.socket.queued:
+        return f"{f.socket.queued} unread bytes are queued: they are kept; a new connection could not carry on"
+    return None
+
+
+def _unsent(f: SocketFacts) -> str | None:
+    if f.socket.unsent and not f.unaccepted:
+        return f"the server has not read {f.socket.unsent} bytes yet: a new connection would lose that request"
+    return None
+
+
+def _half_shut(f: SocketFacts) -> str | None:
+    if f.socket.shutdown != Shutdown.NONE:
+        return "it is half shut down: the server would see a connection that ends at once"
+    return None
+
+
+def _no_target(f: SocketFacts) -> str | None:
+    if f.has_target:
+        return None
+    return (
+        f"the server listens at {printable(f.peer.name)}, but no path in the client's mount namespace leads "
+        "to that socket (removed, bound again, or not mounted there)"
+    )
+
+
+def _no_credentials(f: SocketFacts) -> str | None:
+    if f.peer.client is None and f.own is None:
+        return "neither what the server recorded of the client nor the client's own credentials can be read"
+    return None
+
+
+def _reconnect(_: SocketFacts) -> str:
+    return "a stream to a named server: the server sees a NEW connection, no session state"
+
+
+_RETRY = "try again in a moment"
+
+UNIX_SOCKETS: tuple[Rule[SocketFacts], ...] = (
+    Rule("unix-unknown", _unknown, Action.REFUSE, Verdict.UNKNOWN,
+         "run as root of the initial user namespace, or close the socket"),
+    Rule("unix-foreign-netns", _foreign_netns, Action.REFUSE, Verdict.REFUSED,
+         "close the connection before the dump"),
+    Rule("unix-unaccepted-data", _unaccepted_with_data, Action.REFUSE, Verdict.REFUSED, _RETRY),
+    Rule("unix-dgram", _dgram_named, Action.DATAGRAM, Verdict.HANDLED),
+    Rule("unix-dgram-nameless", _dgram_nameless, Action.HANGUP, Verdict.HANDLED),
+    Rule("unix-nameless-peer", _no_name, Action.HANGUP, Verdict.HANDLED),
+    Rule("unix-server-side", _server_side, Action.HANGUP, Verdict.HANDLED),
+    Rule("unix-stateful", _stateful, Action.HANGUP, Verdict.HANDLED),
+    Rule("unix-unread", _unread, Action.HANGUP, Verdict.HANDLED),
+    Rule("unix-unsent", _unsent, Action.HANGUP, Verdict.HANDLED),
+    Rule("unix-half-shut", _half_shut, Action.HANGUP, Verdict.HANDLED),
+    Rule("unix-no-target", _no_target, Action.REFUSE, Verdict.REFUSED,
+         "make the server's socket reachable for the client again, or close the connection"),
+    Rule("unix-no-credentials", _no_credentials, Action.REFUSE, Verdict.UNKNOWN, "run as root"),
+    Rule("unix-reconnect", _reconnect, Action.RECONNECT, Verdict.HANDLED),
+)  # fmt: skip
