@@ -59,8 +59,9 @@ setup(
     ext_modules=[
         Extension(
             "externalizer.kernel._scan",
-            ["cext/scan/_scan.pyx", "cext/scan/procwalk.c", "cext/scan/unixdiag.c", "cext/scan/mountinfo.c",
-             "cext/scan/buffer.c"],
+            ["cext/scan/_scan.pyx", *sorted(f"cext/scan/{name}.c" for name in (
+                "buffer", "fdtable", "map", "mountinfo", "netns", "process", "procfile", "scan", "socks", "tree",
+                "unixdiag"))],
             depends=["cext/scan/records.h", "cext/scan/scan.h"],
             define_macros=[("Py_LIMITED_API", ABI3)],
             extra_compile_args=CFLAGS,

@@ -7,6 +7,7 @@
  * without a pidfd, and where file systems are around that may block, the links below /proc/PID/fd are read
  * and nothing is opened.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -43,23 +44,9 @@ static bool out_of_resources(int ret)
 	return ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE;
 }
 
-/* `family` of a socket that could not be read is -1: it may be a unix socket. */
-static int add_fd(struct ez_walk *walk, const struct ez_table *table, const struct ez_fd *fd, int family)
+static int add_fd(struct ez_walk *walk, const struct ez_fd *fd)
 {
-	struct ez_held held = {fd->ino, table->tgid, table->tid, fd->fd, family};
-	int ret;
-
-	ret = ez_buf_append(&walk->out->fds, fd, sizeof(*fd));
-	if (ret || !S_ISSOCK(fd->mode) || fd->dev != walk->out->sock_dev)
-		return ret;
-	if (family != AF_UNIX && family != -1)
-		return 0;
-	if (ez_map_get(&walk->held_inos, fd->ino))
-		return 0;
-	ret = ez_buf_append(&walk->held, &held, sizeof(held));
-	if (ret)
-		return ret;
-	return ez_map_put(&walk->held_inos, fd->ino, ez_count(&walk->held, sizeof(held)));
+	return ez_buf_append(&walk->out->fds, fd, sizeof(*fd));
 }
 
 static int add_duplicate(struct ez_walk *walk, const struct ez_table *table, int fd, int dup)
@@ -67,7 +54,7 @@ static int add_duplicate(struct ez_walk *walk, const struct ez_table *table, int
 	struct ez_fd record = {.tid = table->tid, .fd = fd};
 	socklen_t len = sizeof(int);
 	struct statx st;
-	int family = -1;
+	int family;
 
 	/* DONT_SYNC: a network file system answers from what it knows instead of asking its server. */
 	if (statx(dup, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MODE | STATX_INO, &st))
@@ -76,11 +63,10 @@ static int add_duplicate(struct ez_walk *walk, const struct ez_table *table, int
 	record.ino = st.stx_ino;
 	record.mode = st.stx_mode;
 	if (S_ISSOCK(record.mode) && record.dev == walk->out->sock_dev) {
-		if (getsockopt(dup, SOL_SOCKET, SO_DOMAIN, &family, &len))
-			family = -1;
-		record.family = family > 0 ? (uint32_t)family : 0;
+		if (!getsockopt(dup, SOL_SOCKET, SO_DOMAIN, &family, &len))
+			record.family = (uint32_t)family;
 	}
-	return add_fd(walk, table, &record, family);
+	return add_fd(walk, &record);
 }
 
 /* -EPERM, -ENOSYS or -EACCES: not this way. -EBADF: no such descriptor. */
@@ -116,17 +102,15 @@ static int read_fdinfo(struct ez_walk *walk, const struct ez_table *table, int f
 	return 0;
 }
 
-/* The family behind a link, by the name of its protocol: net/socket.c, sockfs_xattr_get. */
-static int family_by_xattr(const struct ez_table *table, int fd)
+/* AF_UNIX or 0 = not known, by the name of the protocol: sockfs_xattr_get in net/socket.c. */
+static uint32_t family_by_xattr(const struct ez_table *table, int fd)
 {
 	char path[64], name[64];
 	ssize_t len;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d/fd/%d", table->dirfd, fd);
 	len = getxattr(path, "system.sockprotoname", name, sizeof(name));
-	if (len < 4)
-		return -1;
-	return memcmp(name, "UNIX", 4) ? AF_UNSPEC : AF_UNIX;
+	return len >= 4 && !memcmp(name, "UNIX", 4) ? AF_UNIX : 0;
 }
 
 /* "socket:[123]" and its like: names of the kernel's own, which no path can look like. */
@@ -154,7 +138,7 @@ static int stat_link(struct ez_walk *walk, const struct ez_table *table, const c
 	record->dev = makedev(st.stx_dev_major, st.stx_dev_minor);
 	record->ino = st.stx_ino;
 	record->mode = st.stx_mode;
-	return add_fd(walk, table, record, -1);
+	return add_fd(walk, record);
 }
 
 /* A descriptor of a file with a path, or of the kernel's smaller pseudo file systems. */
@@ -171,13 +155,13 @@ static int add_file(struct ez_walk *walk, const struct ez_table *table, const ch
 			return 0; /* closed meanwhile; a task that ended is noticed by the caller */
 		if (ret)
 			return ez_unreadable_add(walk, table->tid, record->fd, EZ_WHAT_FD, -ret);
-		known = ez_map_get(&walk->mnt_fstype, mnt_id + 1);
+		known = ez_map_get(&walk->mnt_ids, mnt_id + 1);
 		if (walk->careful && !(known && *known & 1)) {
 			if (!known || !*known || !ino)
 				return ez_unreadable_add(walk, table->tid, record->fd, EZ_WHAT_FD, EWOULDBLOCK);
 			record->dev = *known >> 1;
 			record->ino = ino;
-			return add_fd(walk, table, record, -1);
+			return add_fd(walk, record);
 		}
 	}
 	if (table->pidfd >= 0 && !walk->no_pidfd_getfd) {
@@ -195,27 +179,28 @@ static int read_link(struct ez_walk *walk, const struct ez_table *table, int fd)
 	struct ez_fd record = {.tid = table->tid, .fd = fd};
 	char name[32], link[64];
 	ssize_t len;
-	int family;
 
 	snprintf(name, sizeof(name), "fd/%d", fd);
 	len = readlinkat(table->dirfd, name, link, sizeof(link) - 1);
 	if (len < 0) {
 		if (errno == ENOENT || errno == ESRCH)
 			return 0;
+		/* The right to read links is one to the task, not to this descriptor. */
+		if (errno == EACCES || errno == EPERM)
+			return -errno;
 		return ez_unreadable_add(walk, table->tid, fd, EZ_WHAT_FD, errno);
 	}
 	link[len] = '\0';
 	if (parse_anon(link, "socket:[", &record.ino)) {
 		record.dev = walk->out->sock_dev;
 		record.mode = S_IFSOCK | 0777;
-		family = family_by_xattr(table, fd);
-		record.family = family == AF_UNIX ? AF_UNIX : 0;
-		return add_fd(walk, table, &record, family);
+		record.family = family_by_xattr(table, fd);
+		return add_fd(walk, &record);
 	}
 	if (parse_anon(link, "pipe:[", &record.ino)) {
 		record.dev = walk->pipe_dev;
 		record.mode = S_IFIFO | 0600;
-		return add_fd(walk, table, &record, -1);
+		return add_fd(walk, &record);
 	}
 	return add_file(walk, table, name, link[0] == '/', &record);
 }

@@ -6,6 +6,7 @@
  * of the program keep their namespaces. What the thread opens belongs to the other namespace for good and
  * is used from the caller's thread.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/netlink.h>

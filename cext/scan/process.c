@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The tasks of one process and the descriptor tables that they have. */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -89,7 +90,7 @@ static int thread_pidfd(struct reader *reader, int32_t tid)
 	return fd;
 }
 
-static int mark_gone(struct reader *reader, size_t task_off, size_t fds_off)
+static void mark_gone(struct reader *reader, size_t task_off, size_t fds_off)
 {
 	struct ez_scan *out = reader->walk->out;
 	struct ez_task *task = (struct ez_task *)(out->tasks.data + task_off);
@@ -97,14 +98,13 @@ static int mark_gone(struct reader *reader, size_t task_off, size_t fds_off)
 	task->flags = (task->flags | EZ_TASK_GONE) & ~EZ_TASK_SHARES_FILES;
 	task->files_tid = 0;
 	out->fds.len = fds_off;
-	return 0;
 }
 
 static int read_table(struct reader *reader, int dirfd, size_t task_off, uint32_t fdsize)
 {
 	struct ez_walk *walk = reader->walk;
 	struct ez_task *task = (struct ez_task *)(walk->out->tasks.data + task_off);
-	struct ez_table table = {.dirfd = dirfd, .tgid = task->tgid, .tid = task->tid, .fdsize = fdsize};
+	struct ez_table table = {.dirfd = dirfd, .tid = task->tid, .fdsize = fdsize};
 	size_t fds_off = walk->out->fds.len;
 	struct ez_stat st;
 	int ret;
@@ -126,8 +126,10 @@ static int read_table(struct reader *reader, int dirfd, size_t task_off, uint32_
 		ret = ez_read_stat(dirfd, "stat", &walk->scratch, &st);
 	if (table.pidfd >= 0 && table.pidfd != reader->pidfd)
 		close(table.pidfd);
-	if (ret == -ESRCH || (!ret && is_dead(st.state)))
-		return mark_gone(reader, task_off, fds_off);
+	if (ret == -ESRCH || (!ret && is_dead(st.state))) {
+		mark_gone(reader, task_off, fds_off);
+		return 0;
+	}
 	return ret;
 }
 
@@ -189,13 +191,12 @@ static int read_task(struct reader *reader, int dirfd, int32_t tid)
 		return ret;
 	slot = at;
 	*slot = task;
-	ret = ez_mounts_of_task(walk, dirfd, task.mnt_ns);
+	ret = ez_mounts_read(walk, dirfd, tid, task.mnt_ns);
 	if (ret || task.files_tid != tid)
 		return ret;
 	return read_table(reader, dirfd, task_off, fdsize);
 }
 
-/* For ez_each_number: reads a thread once. Positive = one of the threads is new. */
 static int read_thread(struct reader *reader, int32_t tid)
 {
 	int dirfd, ret;
@@ -203,7 +204,7 @@ static int read_thread(struct reader *reader, int32_t tid)
 	ret = ez_map_put(&reader->tids, (uint64_t)tid, 1);
 	if (ret)
 		return ret;
-	ret = ez_open_task(reader->dirfd, -1, tid, &dirfd);
+	ret = ez_open_task(reader->dirfd, tid, &dirfd);
 	if (!ret) {
 		ret = read_task(reader, dirfd, tid);
 		close(dirfd);

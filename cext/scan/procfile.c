@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Small files below /proc: proc_pid_stat(5), proc_pid_status(5), namespaces(7). */
+#define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -165,13 +166,13 @@ int ez_read_ns(int dirfd, const char *name, uint64_t *out)
 	return 0;
 }
 
-int ez_open_task(int proc_fd, int32_t tgid, int32_t tid, int *fd_out)
+int ez_open_task(int dirfd, int32_t tid, int *fd_out)
 {
-	char path[64];
+	char path[32];
 	int fd;
 
-	snprintf(path, sizeof(path), "%d/task/%d", tgid, tid);
-	fd = openat(proc_fd, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	snprintf(path, sizeof(path), "task/%d", tid);
+	fd = openat(dirfd, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return task_error(errno);
 	*fd_out = fd;

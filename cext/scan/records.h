@@ -19,7 +19,7 @@
 #define EZ_TASK_SHARES_FILES 0x02u /* its fd table is listed under files_tid only */
 #define EZ_TASK_ZOMBIE	     0x04u
 #define EZ_TASK_STOPPED	     0x08u /* T or t in /proc/PID/stat */
-#define EZ_TASK_GONE	     0x10u /* ended during the scan: its fds are not listed, not even in part */
+#define EZ_TASK_GONE	     0x10u /* ended or left the tree during the scan: its fds are not listed, not even in part */
 
 struct ez_task {
 	uint64_t starttime; /* clock ticks since boot, field 22 of /proc/PID/stat; of the thread itself */
@@ -70,7 +70,7 @@ struct ez_sock {
 	uint32_t state;	   /* TCP_ESTABLISHED 1, TCP_CLOSE 7, TCP_LISTEN 10 */
 	uint32_t shutdown; /* RCV_SHUTDOWN 1 | SEND_SHUTDOWN 2 */
 	uint32_t rqueue;   /* as unix_diag: unread bytes; of a listener the number of waiting connections */
-	uint32_t wqueue;   /* as unix_diag: bytes not yet read by the peer; of a listener its backlog */
+	uint32_t wqueue;   /* as unix_diag: memory of what the peer has not read yet; of a listener its backlog */
 	uint32_t uid;	   /* owner of the socket's inode */
 	uint32_t vfs_dev;  /* the kernel's own encoding: major << 20 | minor */
 	uint32_t vfs_ino;

@@ -74,26 +74,14 @@ void ez_scan_free(struct ez_scan *scan);
 
 /* ---- what the parts of the scan share ---- */
 
-/* A socket of the tree as its fd shows it, before unix_diag is asked. */
-struct ez_held {
-	uint64_t ino;
-	int32_t tgid;
-	int32_t tid;
-	int32_t fd;
-	int32_t family; /* AF_X, or -1 where it could not be read */
-};
-
 struct ez_walk {
 	struct ez_scan *out;
-	struct ez_buf held;	  /* struct ez_held[], one for each socket inode */
-	struct ez_map held_inos;  /* inode -> index in held + 1 */
-	struct ez_map mnt_done;	  /* mount namespaces whose table was read */
-	struct ez_map mnt_fstype; /* mnt_id -> (st_dev << 1) | safe to touch; 0 = two namespaces disagree */
-	struct ez_buf scratch;	  /* content of the /proc file at hand */
-	int proc_fd;		  /* /proc */
-	uint64_t pipe_dev, anon_dev;
-	uint64_t own_net_ns;
-	bool careful;	    /* file systems are around on which touching a file may block */
+	struct ez_map mnt_done; /* mount namespaces whose table was read */
+	struct ez_map mnt_ids;	/* mnt_id + 1 -> (st_dev << 1) | safe to touch */
+	struct ez_buf scratch;	/* content of the /proc file at hand */
+	int proc_fd;		/* /proc */
+	uint64_t pipe_dev;
+	bool careful; /* file systems are around on which touching a file may block */
 	bool no_pidfd_getfd; /* this kernel has none */
 	bool no_pidfd_thread;
 	bool no_children; /* this kernel has no children files */
@@ -132,7 +120,8 @@ int ez_read_stat(int dirfd, const char *name, struct ez_buf *scratch, struct ez_
 int ez_read_status(int dirfd, struct ez_buf *scratch, struct ez_status *out);
 /* Inode number of the namespace behind `name` ("ns/net"). */
 int ez_read_ns(int dirfd, const char *name, uint64_t *out);
-int ez_open_task(int proc_fd, int32_t tgid, int32_t tid, int *fd_out);
+/* The directory of a thread; `dirfd` is that of its process. It names this task even if the id is taken again. */
+int ez_open_task(int dirfd, int32_t tid, int *fd_out);
 /* Calls `each` for every entry of `dirfd`/`name` that is a number; a value other than 0 ends it. */
 int ez_each_number(int dirfd, const char *name, int (*each)(void *arg, int32_t number), void *arg);
 
@@ -156,8 +145,7 @@ int ez_process_read(struct ez_walk *walk, const struct ez_proc *proc);
 
 struct ez_table {
 	int dirfd; /* /proc/TGID/task/TID */
-	int pidfd; /* -1 = none: links are read instead */
-	int32_t tgid;
+	int pidfd; /* negative = none: links are read instead */
 	int32_t tid;
 	uint32_t fdsize;
 };
@@ -174,18 +162,17 @@ int ez_diag_socket(int nsfd, int *fd_out);
 /* Opens our mountinfo as seen from the root of the mount namespace `nsfd`. */
 int ez_mountinfo_open_in(int nsfd, int proc_fd, int *fd_out);
 
-/* ---- unixdiag.c ---- */
+/* ---- unixdiag.c, socks.c ---- */
 
-/* Fills out->socks for the sockets in walk->held. */
-int ez_unix_read(struct ez_walk *walk);
+/* One dump of a net namespace's unix sockets; `each` gets the messages, valid only during the call. */
+struct unix_diag_msg;
+int ez_diag_dump(int sock, int (*each)(void *arg, const struct unix_diag_msg *msg, size_t len), void *arg);
+/* Fills out->socks for the sockets that the tree holds. */
+int ez_socks_read(struct ez_walk *walk);
 
 /* ---- mountinfo.c ---- */
 
-/* Reads the table of the mount namespace `ns` through `fd`, an open mountinfo file. */
-int ez_mounts_parse(struct ez_walk *walk, int fd, uint64_t ns);
-/* The same through a task, unless it is read already or the task is chrooted and shows only a part. */
-int ez_mounts_of_task(struct ez_walk *walk, int dirfd, uint64_t ns);
-/* Reads the tables of the namespaces of which no task shows the whole. */
-int ez_mounts_rest(struct ez_walk *walk);
+/* Reads the whole table of the mount namespace `ns`, that of the task behind `dirfd`, unless it is read already. */
+int ez_mounts_read(struct ez_walk *walk, int dirfd, int32_t tid, uint64_t ns);
 
 #endif
