@@ -86,7 +86,7 @@ class UnixSocket:
     peer_ino: int  # 0 = none
     has_peer_attr: bool  # True with peer_ino 0: connected, not yet accepted
     queued: int  # unread bytes; of a listener: connections waiting
-    unsent: int  # bytes the peer has not read; of a listener: backlog
+    unsent: int  # kernel memory of what the peer has not read, 0 = all read; of a listener: backlog
     icons: tuple[int, ...]  # of a listener: inodes waiting for accept(2), 0 = closed meanwhile
     known: bool  # False: in no readable unix_diag table, only ino is a fact
     holders: tuple[FdRef, ...]  # every descriptor of the tree that holds it

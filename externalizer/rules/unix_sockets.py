@@ -106,7 +106,7 @@ def _unread(f: SocketFacts) -> str | None:
 
 def _unsent(f: SocketFacts) -> str | None:
     if f.socket.unsent and not f.unaccepted:
-        return f"the server has not read {f.socket.unsent} bytes yet: a new connection would lose that request"
+        return "the server has not read all that was written yet: a new connection would lose that request"
     return None
 
 

@@ -1,0 +1,71 @@
+"""The Python half of externalize-hook: one call per stage, started by the native stub.
+
+criu gives three variables and no argument. What is printed goes to criu's log, one marked line a message.
+An exit status that is not 0 is a veto: at pre-dump and post-dump the tree runs on unharmed, at post-restore
+criu ends the half-restored tree. The set of modules that this imports is fixed by a test: at post-dump and
+post-restore the tree is stopped while Python starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from externalizer.errors import ExitCode, ExternalizerError
+
+MARK = "externalizer: "
+
+
+def say(message: str) -> None:
+    """Print one line to criu's log."""
+    print(MARK + message, file=sys.stderr, flush=True)
+
+
+def _stage(name: str) -> Callable[[int, int], None]:
+    # Imported per stage: a restore must not pay for the scanner, nor a dump for the verifier.
+    if name == "pre-dump":
+        from externalizer.checkpoint.stages import pre_dump
+
+        return pre_dump.run
+    if name == "post-dump":
+        from externalizer.checkpoint.stages import post_dump
+
+        return post_dump.run
+    if name == "post-restore":
+        from externalizer.checkpoint.stages import post_restore
+
+        return post_restore.run
+    raise ExternalizerError(f"the hook was started for the unknown stage {name!r}")
+
+
+def _run(name: str) -> None:
+    pid = os.environ.get("CRTOOLS_INIT_PID", "")
+    directory = os.environ.get("CRTOOLS_IMAGE_DIR", "")
+    if not pid.isdigit() or not directory:
+        raise ExternalizerError(
+            f"criu called the {name} hook without CRTOOLS_INIT_PID and CRTOOLS_IMAGE_DIR",
+            hint="use criu 4.1 or newer",
+        )
+    images = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _stage(name)(int(pid), images)
+    finally:
+        os.close(images)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the stage named by the only argument; return the exit status."""
+    try:
+        _run(arguments[0])
+    except ExternalizerError as error:
+        say(f"refused: {error}")
+        return error.exit_code or ExitCode.BUG
+    except Exception as error:  # a bug of ours must be a veto with a message, never a half-edited image
+        say(f"bug in the hook: {type(error).__name__}: {error}")
+        import traceback
+
+        for line in traceback.format_exc().splitlines():
+            say(line)
+        return ExitCode.BUG
+    return ExitCode.OK

@@ -1,0 +1,38 @@
+"""The two option files of a plan, as criu's own parser reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from externalizer.criu.optionfile import Comment, Option, render
+from externalizer.model.plan import Plan
+from externalizer.model.text import to_bytes
+
+DUMP = "dump.conf"
+RESTORE = "restore.conf"
+PLAN = "plan.json"
+
+
+def options(pairs: Sequence[tuple[str, str | None]]) -> list[Option]:
+    """The options of a plan with their values as the bytes they stand for."""
+    return [Option(keyword, None if value is None else to_bytes(value)) for keyword, value in pairs]
+
+
+def _file(plan: Plan, verb: str, pairs: Sequence[tuple[str, str | None]]) -> bytes:
+    target = plan.target
+    head: list[Comment | Option] = [
+        Comment(f"criu {verb} options, written by externalizer {plan.version}"),
+        Comment(f"for pid {target.pid} ({target.comm}), started at tick {target.starttime}"),
+        Comment(f"plan {plan.digest}"),
+    ]
+    return render([*head, *options(pairs)])
+
+
+def dump_conf(plan: Plan) -> bytes:
+    """The text of dump.conf. Raises Refused for a value that the file can't express."""
+    return _file(plan, "dump", plan.dump_options)
+
+
+def restore_conf(plan: Plan) -> bytes:
+    """The text of restore.conf. Raises Refused for a value that the file can't express."""
+    return _file(plan, "restore", plan.restore_options)

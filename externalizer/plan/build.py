@@ -1,0 +1,147 @@
+"""Facts and rules become a plan. Pure: all reading was done before, all writing comes after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from externalizer import __version__
+from externalizer.model import plan as model
+from externalizer.model.finding import Action, Finding, Holder, Place, Verdict
+from externalizer.model.process import FdRef
+from externalizer.model.socket import Peer, SockType, UnixSocket
+from externalizer.model.text import printable, socket_name
+from externalizer.rules.registry import Judgement, first_match
+from externalizer.rules.unix_sockets import UNIX_SOCKETS, SocketFacts
+
+HolderOf = Callable[[FdRef], Holder]
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """Constant paths of this installation, printable: one static config serves a container runtime."""
+
+    plugin_dir: str
+    hook: str
+
+
+def socket_plan(facts: SocketFacts, holder_of: HolderOf) -> tuple[model.SocketPlan, Finding]:
+    """Judge one external socket: what becomes of it, and the finding that explains it."""
+    judgement = first_match(UNIX_SOCKETS, facts)
+    sock, peer = facts.socket, facts.peer
+    holders = tuple(holder_of(ref) for ref in sock.holders)
+    action = judgement.rule.action
+    wants_target = action in (Action.RECONNECT, Action.DATAGRAM)
+    planned = model.SocketPlan(
+        ino=sock.ino,
+        type=_type_name(sock),
+        side=facts.side,
+        action=action,
+        rule=judgement.rule.id,
+        reason=judgement.reason,
+        queued=sock.queued,
+        name=printable(sock.name),
+        peer=_peer_plan(peer),
+        holders=holders,
+        client=_client(facts) if action is Action.RECONNECT else None,
+        target=_target(peer) if wants_target else "",
+        target_dev=peer.name_file.dev if wants_target and peer.name_file else 0,
+        target_ino=peer.name_file.ino if wants_target and peer.name_file else 0,
+        unaccepted=facts.unaccepted,
+    )
+    return planned, _socket_finding(facts, judgement, holders)
+
+
+def _type_name(sock: UnixSocket) -> str:
+    try:
+        return SockType(sock.type).name.lower()
+    except ValueError:
+        return f"type {sock.type}"
+
+
+def _target(peer: Peer) -> str:
+    return printable(peer.name if peer.name[:1] == b"\0" else peer.path_in_client_ns)
+
+
+def _peer_plan(peer: Peer) -> model.PeerPlan:
+    return model.PeerPlan(
+        ino=peer.ino,
+        pid=peer.pid,
+        starttime=peer.starttime,
+        comm=printable(peer.comm),
+        unit=printable(peer.unit.encode()),
+        name=printable(peer.name),
+        path=printable(peer.path_in_client_ns),
+        uid=peer.server.uid if peer.server else None,
+        gid=peer.server.gid if peer.server else None,
+    )
+
+
+def _client(facts: SocketFacts) -> model.ClientPlan | None:
+    creds = facts.peer.client or facts.own
+    if creds is None:
+        return None
+    return model.ClientPlan(creds.uid, creds.gid, creds.groups, recorded=facts.peer.client is not None)
+
+
+def _socket_finding(
+    facts: SocketFacts, judgement: Judgement[SocketFacts], holders: tuple[Holder, ...]
+) -> Finding:
+    peer = facts.peer
+    who = f"{printable(peer.comm)}[{peer.pid}]" if peer.pid else "an unknown process"
+    where = f" listening at {socket_name(peer.name)}" if peer.name else ""
+    return Finding(
+        rule=judgement.rule.id,
+        subject=f"unix socket {facts.socket.ino}",
+        place=Place.OUTSIDE,
+        verdict=judgement.rule.verdict,
+        evidence=f"{judgement.reason}; its peer is inode {peer.ino} of {who}{where}",
+        remedy=judgement.rule.remedy,
+        doc=judgement.rule.doc,
+        ino=facts.socket.ino,
+        holders=holders,
+    )
+
+
+def build(
+    *,
+    target: model.Target,
+    host: model.Host,
+    installed: Installed,
+    sockets: Iterable[SocketFacts],
+    holder_of: HolderOf,
+    mounts: Sequence[model.MountPlan],
+    findings: Sequence[Finding],
+) -> model.Plan:
+    """Build the sealed plan. `findings` are those of the other rules: mounts, layout, what was unreadable."""
+    judged = [socket_plan(facts, holder_of) for facts in sockets]
+    both: list[tuple[str, str | None]] = [
+        ("libdir", installed.plugin_dir),
+        ("action-script", installed.hook),
+    ]
+    return model.sealed(
+        model.Plan(
+            schema=model.SCHEMA,
+            version=__version__,
+            target=target,
+            host=host,
+            sockets=tuple(planned for planned, _ in judged),
+            mounts=tuple(mounts),
+            findings=tuple(finding for _, finding in judged) + tuple(findings),
+            dump_options=tuple(both + [("external", f"mnt[{m.mountpoint}]:{m.key}") for m in mounts]),
+            restore_options=tuple(both + [("external", f"mnt[{m.key}]:{m.source}") for m in mounts]),
+        )
+    )
+
+
+def unreadable_finding(what: str, error: str) -> Finding:
+    """What the scan could not read is a finding that refuses: UNKNOWN is never taken for safe."""
+    return Finding(
+        rule="scan-unreadable",
+        subject=what,
+        place=Place.SHARED,
+        verdict=Verdict.UNKNOWN,
+        evidence=f"could not be read: {error}",
+        remedy="run as root with CAP_SYS_PTRACE in the initial user namespace",
+        doc="docs/rules.md#scan-unreadable",
+    )
