@@ -1,0 +1,88 @@
+"""Plans that wait for their dump: /run/externalizer/plans/PID-STARTTIME.
+
+The directory is root's alone and on a tmpfs: a plan never outlives the boot that it describes. The hook
+finds the plan of the tree that criu dumps here, by identity, not by a path in criu's config.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+
+from externalizer.errors import Refused
+from externalizer.kernel import procfs, safefs
+from externalizer.kernel.privatedir import run_directory
+from externalizer.model.plan import Plan, PlanDamaged, from_json, to_json
+from externalizer.model.process import TaskKey
+
+_NAME = re.compile(r"(\d+)-(\d+)\Z")
+
+
+def register(plan: Plan) -> None:
+    """Store the plan for the hook, replace an older one, and drop plans of processes that ended."""
+    directory = run_directory("plans")
+    try:
+        _sweep(directory)
+        name = f"{plan.target.pid}-{plan.target.starttime}"
+        safefs.write_file(directory, name, to_json(plan))
+    finally:
+        os.close(directory)
+
+
+def find(target: TaskKey) -> Plan | None:
+    """Return the plan registered for exactly this process, or None.
+
+    Raises Refused where one is registered for an earlier process with the same pid and none for this one:
+    whoever made it meant a process that is gone.
+    """
+    directory = run_directory("plans")
+    try:
+        raw = _read(directory, f"{target.pid}-{target.starttime}")
+        if raw is not None:
+            return from_json(raw)
+        for pid, starttime in _names(directory):
+            if pid == target.pid:
+                raise Refused(
+                    f"pid {pid} is another process than the one that was planned for",
+                    why=f"the plan is for the one started at tick {starttime}, this one started at tick "
+                    f"{target.starttime}",
+                    hint=f"run `externalize {pid}` again if you mean this process",
+                )
+        return None
+    except PlanDamaged as error:
+        raise Refused(f"the plan registered for pid {target.pid} can't be used: {error}",
+                      hint=f"run `externalize {target.pid}` again") from error  # fmt: skip
+    finally:
+        os.close(directory)
+
+
+def forget(target: TaskKey) -> None:
+    """Drop the plan of a process, for example after its dump."""
+    directory = run_directory("plans")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{target.pid}-{target.starttime}", dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+def _names(directory: int) -> list[tuple[int, int]]:
+    matches = (_NAME.match(name) for name in os.listdir(directory))
+    return [(int(match[1]), int(match[2])) for match in matches if match]
+
+
+def _read(directory: int, name: str) -> bytes | None:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+def _sweep(directory: int) -> None:
+    for pid, starttime in _names(directory):
+        if procfs.starttime(pid) != starttime:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{pid}-{starttime}", dir_fd=directory)

@@ -1,0 +1,88 @@
+"""A plan as a person reads it: which descriptor, what it is connected to, what will happen, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from externalizer.model.finding import Action, Finding, Verdict
+from externalizer.model.plan import Plan, SocketPlan
+from externalizer.model.text import socket_name, to_bytes
+
+_OUTCOME = {
+    Action.RECONNECT: ("left to the plugin", "reconnected as uid {uid}"),
+    Action.DATAGRAM: ("kept with its queue", "connected again"),
+    Action.HANGUP: ("kept with what is unread", "reads what is left, then EOF"),
+    Action.REFUSE: ("REFUSED", "–"),
+}
+
+
+def show(plan: Plan, out: Console, *, next_commands: Sequence[str] = ()) -> None:
+    """Print the plan: sockets, mounts, other findings, refusals last so that they are seen."""
+    target = plan.target
+    space = "its own" if target.own_mount_ns else "the host's"
+    out.print(f"{target.comm}[{target.pid}]: {target.tasks} tasks, in {space} mount namespace")
+    if plan.sockets:
+        out.print(_sockets(plan.sockets))
+    if plan.mounts:
+        out.print(_mounts(plan))
+    for finding in plan.findings:
+        if not finding.refuses and finding.verdict not in (Verdict.HANDLED, Verdict.OK):
+            out.print(Text(f"warning: {finding.subject}: {finding.evidence}", style="yellow"))
+    if not plan.sockets and not plan.mounts:
+        out.print("nothing outside the tree was found in its unix sockets and mounts")
+    for finding in plan.refusals:
+        out.print(refusal(finding))
+    if next_commands and not plan.refusals:
+        out.print("Next:")
+        for command in next_commands:
+            out.print("  " + command, soft_wrap=True)
+
+
+def refusal(finding: Finding) -> Text:
+    held = ", ".join(f"{holder.comm}[{holder.pid}] fd {holder.fd}" for holder in finding.holders)
+    where = f" ({held})" if held else ""
+    text = f"REFUSED: {finding.subject}{where}: {finding.evidence}"
+    if finding.remedy:
+        text += f". What to do: {finding.remedy}"
+    return Text(f"{text} [{finding.rule}, {finding.doc}]", style="bold red")
+
+
+def _sockets(sockets: Sequence[SocketPlan]) -> Table:
+    table = Table(title="Unix sockets with an end outside", title_justify="left", box=None, pad_edge=False)
+    for heading in ("PROCESS", "FD", "TYPE", "CONNECTED TO", "AT DUMP", "AT RESTORE", "WHY"):
+        table.add_column(heading, overflow="fold")
+    for socket in sockets:
+        first = socket.holders[0] if socket.holders else None
+        more = f" +{len(socket.holders) - 1}" if len(socket.holders) > 1 else ""
+        at_dump, at_restore = _OUTCOME[socket.action]
+        table.add_row(
+            f"{first.comm}[{first.pid}]" if first else "in flight",
+            f"{first.fd}{more}" if first else "–",
+            socket.type,
+            _connected_to(socket),
+            at_dump,
+            at_restore.format(uid=socket.client.uid if socket.client else "?"),
+            f"{socket.reason} [{socket.rule}]",
+        )
+    return table
+
+
+def _connected_to(socket: SocketPlan) -> str:
+    peer = socket.peer
+    who = f"{peer.comm}[{peer.pid}]" if peer.pid else "unknown process"
+    name = socket_name(to_bytes(peer.name)) if peer.name else "no name"
+    unit = f" ({peer.unit})" if peer.unit else ""
+    return f"{who}{unit} {name}"
+
+
+def _mounts(plan: Plan) -> Table:
+    table = Table(title="Mounts from outside", title_justify="left", box=None, pad_edge=False)
+    for heading in ("MOUNTPOINT", "FROM THE HOST'S", "KEY", "WHY"):
+        table.add_column(heading, overflow="fold")
+    for mount in plan.mounts:
+        table.add_row(mount.mountpoint, mount.source, mount.key, mount.reason)
+    return table
