@@ -74,7 +74,7 @@ struct ez_sock {
 	uint32_t uid;	   /* owner of the socket's inode */
 	uint32_t vfs_dev;  /* the kernel's own encoding: major << 20 | minor */
 	uint32_t vfs_ino;
-	uint32_t name_len; /* 0 = unnamed; the name's first byte is NUL when it is abstract */
+	uint32_t name_len; /* 0 = unnamed; an abstract name starts with NUL, a path has no NUL */
 	uint32_t name_off;
 	uint32_t icons_len; /* number of uint32_t inodes at icons_off: connections waiting for accept */
 	uint32_t icons_off; /* aligned to 4 */

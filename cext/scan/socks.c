@@ -91,7 +91,8 @@ static void parse_attribute(const struct nlattr *attr, const void *data, size_t 
 	switch (attr->nla_type) {
 	case UNIX_DIAG_NAME:
 		out->name = data;
-		sock->name_len = (uint32_t)len;
+		/* The kernel counts a path's NUL, and nothing behind it; an abstract name is all its bytes. */
+		sock->name_len = (uint32_t)(len && *(const char *)data ? strnlen(data, len) : len);
 		break;
 	case UNIX_DIAG_VFS:
 		if (len < sizeof(struct unix_diag_vfs))

@@ -44,10 +44,24 @@ class Task:
 
 
 class FdRef(NamedTuple):
-    """A descriptor of a task: what fstat(2) says of it."""
+    """A descriptor of a task: what fstat(2) says of it.
+
+    `mode` is 0 where it could not be read without the risk of waiting for a dead file server. `family` is
+    the address family of a socket, 0 = no socket or not known.
+    """
 
     tid: int
     fd: int
     mode: int
     dev: int
     ino: int
+    family: int = 0
+
+
+class Unreadable(NamedTuple):
+    """A fact that a scan could not read. `fd` is -1 where no descriptor is meant, `tid` 0 where no task."""
+
+    tid: int
+    fd: int
+    what: int  # model.layout.What
+    error: int  # errno

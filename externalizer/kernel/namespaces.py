@@ -1,0 +1,81 @@
+"""Work in other namespaces: setns(2), namespaces(7).
+
+setns changes the calling thread for good, so the work is done in a thread that lives just for it; the rest
+of the program keeps its namespaces. Descriptors that the work opens stay usable after it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from externalizer.errors import NoAccess
+from externalizer.kernel import procfs
+
+T = TypeVar("T")
+
+CLONE_FS = 0x00000200  # <linux/sched.h>
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+KINDS = {"mnt": CLONE_NEWNS, "net": CLONE_NEWNET}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(name: str, *args: int) -> None:
+    if getattr(_libc, name)(*(ctypes.c_int(arg) for arg in args)):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def inode(pid: int, kind: str) -> int:
+    """Inode number of a task's namespace ("mnt", "net", …). Raises TargetGone, PermissionError."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+    except FileNotFoundError:
+        raise procfs.gone(pid) from None
+
+
+def run_in(namespaces: dict[str, int], work: Callable[[], T]) -> T:
+    """Call `work` in the namespaces that the descriptors are of: {"net": fd, "mnt": fd}.
+
+    After entering a mount namespace its root is root and working directory. `work` must not start threads
+    or processes that outlive it. What it raises is raised here. Raises NoAccess where setns is refused.
+    """
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            if "mnt" in namespaces:
+                _call("unshare", CLONE_FS)  # setns refuses a task that shares its root with others
+            for kind, fd in namespaces.items():
+                _enter(kind, fd)
+            outcome.append(work())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="in-namespace")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def _enter(kind: str, fd: int) -> None:
+    try:
+        _call("setns", fd, KINDS[kind])
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+        more = " and CAP_SYS_CHROOT" if kind == "mnt" else ""
+        raise NoAccess(
+            f"may not enter a {kind} namespace",
+            hint=f"this needs CAP_SYS_ADMIN{more} in the user namespace that owns it",
+        ) from None

@@ -1,0 +1,108 @@
+"""Small reads below /proc, each one file: proc_pid_stat(5), proc_pid_status(5)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from externalizer.errors import TargetGone
+
+PF_KTHREAD = 0x00200000  # include/linux/sched.h; field 9 of stat
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """Fields of /proc/PID/stat. `starttime`: clock ticks since boot."""
+
+    comm: bytes
+    state: str
+    ppid: int
+    flags: int
+    starttime: int
+
+    @property
+    def is_dead(self) -> bool:
+        return self.state in "ZXx"
+
+    @property
+    def is_kernel_thread(self) -> bool:
+        return bool(self.flags & PF_KTHREAD)
+
+
+def gone(pid: int) -> TargetGone:
+    """The error that says so."""
+    return TargetGone(f"there is no process {pid}", hint="it may have ended meanwhile")
+
+
+def read(pid: int, name: str) -> bytes:
+    """Content of /proc/PID/NAME. Raises TargetGone, or another OSError such as PermissionError."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read()
+    except OSError as error:
+        # ENOENT when the directory is gone, ESRCH when the task ended after the file was opened.
+        if error.errno == errno.ESRCH or (error.errno == errno.ENOENT and not os.path.exists(f"/proc/{pid}")):
+            raise gone(pid) from None
+        raise
+
+
+def stat(pid: int) -> Stat:
+    """Of a process or a thread. Raises TargetGone."""
+    raw = read(pid, "stat")
+    start, end = raw.find(b"("), raw.rfind(b")")  # the name may hold both
+    fields = raw[end + 2 :].split()
+    if start < 0 or end < 0 or len(fields) < 20:
+        raise gone(pid)
+    return Stat(
+        comm=raw[start + 1 : end],
+        state=chr(fields[0][0]),
+        ppid=int(fields[1]),
+        flags=int(fields[6]),
+        starttime=int(fields[19]),
+    )
+
+
+def starttime(pid: int) -> int:
+    """Clock ticks since boot; with the pid the identity of a process. Raises TargetGone."""
+    return stat(pid).starttime
+
+
+def comm(pid: int) -> bytes:
+    """The command name, at most 15 bytes of the target's choice. Raises TargetGone."""
+    return read(pid, "comm")[:-1]
+
+
+def cmdline(pid: int) -> tuple[bytes, ...]:
+    """The arguments; empty for kernel threads and zombies. Raises TargetGone, PermissionError."""
+    raw = read(pid, "cmdline")
+    return tuple(raw.rstrip(b"\0").split(b"\0")) if raw else ()
+
+
+def status(pid: int) -> dict[str, str]:
+    """The lines of /proc/PID/status. Raises TargetGone."""
+    found: dict[str, str] = {}
+    for line in read(pid, "status").decode("utf-8", "surrogateescape").split("\n"):
+        key, colon, value = line.partition(":")
+        if colon:
+            found.setdefault(key, value.strip())
+    return found
+
+
+def nspid(pid: int) -> tuple[int, ...]:
+    """The numbers of a task from our pid namespace down to its own (NSpid, Linux 4.1). Raises TargetGone."""
+    return tuple(int(number) for number in status(pid).get("NSpid", str(pid)).split())
+
+
+def boot_id() -> str:
+    """A number that is new at each boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def is_own() -> bool:
+    """Whether /proc counts pids as we do: it is mounted by and for a pid namespace."""
+    try:
+        return int(os.readlink("/proc/self")) == os.getpid()
+    except OSError:
+        return False
