@@ -109,7 +109,7 @@ def _no_access(snapshot: Snapshot, tids: set[int], what: set[What]) -> NoAccess:
     missing = wanted - capabilities.effective()
     hint = f"{' and '.join(sorted(missing))} missing: run as root"
     if not missing:
-        hint = "it has capabilities that we lack, is in a foreign user namespace, or a security module forbids it"
+        hint = "it has capabilities that we lack, a user namespace of others, or a security module forbids it"
     things = ", ".join(sorted(_THINGS[kind] for kind in what))
     return NoAccess(f"may not read {things} of {', '.join(names[:5])}{more}", hint=hint)
 
