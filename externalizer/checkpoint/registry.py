@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 
-from externalizer.errors import Refused
+from externalizer.errors import Refused, TargetGone
 from externalizer.kernel import procfs, safefs
 from externalizer.kernel.privatedir import run_directory
 from externalizer.model.plan import Plan, PlanDamaged, from_json, to_json
@@ -83,6 +83,13 @@ def _read(directory: int, name: str) -> bytes | None:
 
 def _sweep(directory: int) -> None:
     for pid, starttime in _names(directory):
-        if procfs.starttime(pid) != starttime:
+        if not _lives(TaskKey(pid, starttime)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{pid}-{starttime}", dir_fd=directory)
+
+
+def _lives(key: TaskKey) -> bool:
+    try:
+        return procfs.starttime(key.pid) == key.starttime
+    except TargetGone:
+        return False

@@ -93,6 +93,7 @@ class Plan(msgspec.Struct, frozen=True):
     sockets: tuple[SocketPlan, ...]
     mounts: tuple[MountPlan, ...]
     findings: tuple[Finding, ...]
+    root: str = ""  # the host's path of the tree's root mount; empty: the tree is in the host's namespace
     dump_options: tuple[tuple[str, str | None], ...] = ()
     restore_options: tuple[tuple[str, str | None], ...] = ()
     digest: str = ""

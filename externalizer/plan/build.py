@@ -111,9 +111,11 @@ def build(
     sockets: Iterable[SocketFacts],
     holder_of: HolderOf,
     mounts: Sequence[model.MountPlan],
+    root: str,
     findings: Sequence[Finding],
 ) -> model.Plan:
-    """Build the sealed plan. `findings` are those of the other rules: mounts, layout, what was unreadable."""
+    """Build the sealed plan. `root` is the host's path of the root mount of a tree with a mount namespace
+    of its own, printable, else empty. `findings` are those of the other rules: mounts, layout, what was unreadable."""
     judged = [socket_plan(facts, holder_of) for facts in sockets]
     both: list[tuple[str, str | None]] = [
         ("libdir", installed.plugin_dir),
@@ -127,9 +129,14 @@ def build(
             host=host,
             sockets=tuple(planned for planned, _ in judged),
             mounts=tuple(mounts),
+            root=root,
             findings=tuple(finding for _, finding in judged) + tuple(findings),
             dump_options=tuple(both + [("external", f"mnt[{m.mountpoint}]:{m.key}") for m in mounts]),
-            restore_options=tuple(both + [("external", f"mnt[{m.key}]:{m.source}") for m in mounts]),
+            restore_options=tuple(
+                both
+                + ([("root", root)] if root else [])
+                + [("external", f"mnt[{m.key}]:{m.source}") for m in mounts]
+            ),
         )
     )
 

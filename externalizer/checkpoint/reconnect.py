@@ -1,0 +1,57 @@
+"""Connects restored datagram sockets to their receivers again.
+
+On a duplicate of the task's own descriptor: it is the same open file description, so the task's socket is
+connected, and the receiver sees nothing of it until a message comes, which carries the task's credentials.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterable
+
+from externalizer.checkpoint.restored import Restored
+from externalizer.errors import RestoreFailed
+from externalizer.kernel import namespaces
+from externalizer.model.plan import SocketPlan
+from externalizer.model.text import socket_name, to_bytes
+
+
+def connect_datagrams(tree: Restored, planned: Iterable[SocketPlan]) -> None:
+    """Connect each socket to its planned target. Raises RestoreFailed at the first that can't be."""
+    for one in planned:
+        with socket.socket(fileno=tree.duplicate(one)) as ours:
+            _connect(ours, one, tree.pid(one))
+
+
+def _connect(ours: socket.socket, planned: SocketPlan, pid: int) -> None:
+    target = to_bytes(planned.target)
+    try:
+        if target[:1] == b"\0":
+            ours.connect(target)  # looked up in the socket's own net namespace, not in ours
+        else:
+            _connect_path(ours, target, pid)
+    except OSError as error:
+        holder = planned.holders[0]
+        raise RestoreFailed(
+            f"{holder.comm} fd {holder.fd} can't be connected to {socket_name(target)} again: {error.strerror}",
+            why="its messages would be lost",
+            hint=f"start the receiver ({planned.peer.comm or 'unknown'}) and restore again",
+        ) from error
+
+
+def _connect_path(ours: socket.socket, path: bytes, pid: int) -> None:
+    """Open the socket file in the task's mount namespace, then connect to exactly what was opened."""
+    ns = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = namespaces.run_in({"mnt": ns}, lambda: os.open(path, flags))
+    finally:
+        os.close(ns)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(0, "there is no socket at that path")
+        ours.connect(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)

@@ -1,0 +1,58 @@
+"""A restored tree: which live descriptor a socket of the plan is now.
+
+Pids of the outside change at a restore, those inside the tree's pid namespace and descriptor numbers don't.
+"""
+
+from __future__ import annotations
+
+from externalizer.errors import RestoreFailed
+from externalizer.kernel.pidfd import Pidfd
+from externalizer.model.plan import SocketPlan
+from externalizer.model.process import FdRef
+from externalizer.model.snapshot import Snapshot
+from externalizer.model.socket import UnixSocket
+from externalizer.scan import native
+
+
+class Restored:
+    """The tree below `root`, as scanned now. Raises as `scan.native.scan`."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self.snapshot: Snapshot
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Scan again: connections that were made since are seen."""
+        self.snapshot = native.scan(self._root)
+        self._by_vpid = {task.vpid: task for task in self.snapshot.leaders() if not task.gone}
+
+    def pid(self, planned: SocketPlan) -> int:
+        """The live pid of the first holder. Raises RestoreFailed."""
+        return self.ref(planned).tid
+
+    def ref(self, planned: SocketPlan) -> FdRef:
+        """The live descriptor of the first holder. Raises RestoreFailed."""
+        holder = planned.holders[0]
+        task = self._by_vpid.get(holder.vpid)
+        if task is not None:
+            for ref in self.snapshot.fds_of(task.tgid):
+                if ref.fd == holder.fd:
+                    return ref
+        raise RestoreFailed(
+            f"{holder.comm} (pid {holder.vpid} inside) has no descriptor {holder.fd} after the restore",
+            why=f"it was unix socket {planned.ino} at the dump",
+        )
+
+    def socket(self, planned: SocketPlan) -> UnixSocket:
+        """The live socket, as unix_diag knows it. Raises RestoreFailed."""
+        found = self.snapshot.socket(self.ref(planned).ino)
+        if found is None:
+            raise RestoreFailed(f"what was unix socket {planned.ino} at the dump is no unix socket now")
+        return found
+
+    def duplicate(self, planned: SocketPlan) -> int:
+        """A duplicate of the descriptor, to be closed by the caller. Raises as `Pidfd`."""
+        ref = self.ref(planned)
+        with Pidfd.open(ref.tid) as process:
+            return process.getfd(ref.fd)

@@ -1,0 +1,89 @@
+"""post-dump: all is written, the tree is still frozen, this is the last veto.
+
+Plans once more, now from the frozen tree: only these facts are those of the images. Then completes the
+records, edits the images for hangup and datagrams, lints the result, and stores the plan for the restore.
+The order of writing makes a crash harmless at each point: until this returns, criu has not ended the tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from externalizer.checkpoint import installation, registry
+from externalizer.checkpoint.artifacts import PLAN_FILE
+from externalizer.checkpoint.hook import say
+from externalizer.checkpoint.recording import Recorder
+from externalizer.checkpoint.stages.pre_dump import refuse
+from externalizer.checkpoint.survey import survey
+from externalizer.criu import images as criu_images
+from externalizer.criu import unixedit
+from externalizer.criu.messages import USK_CALLBACK
+from externalizer.errors import Refused
+from externalizer.kernel import safefs
+from externalizer.model.finding import Action
+from externalizer.model.plan import Plan, to_json
+from externalizer.model.process import TaskKey
+from externalizer.model.record import (
+    POLICY_FILE,
+    RESTORE_FILE,
+    SEEN_FILE,
+    RecordDamaged,
+    Seen,
+    pack_restore,
+    unpack_seen,
+)
+
+
+def run(pid: int, images: int) -> None:
+    """Complete the image directory, or raise: then criu lets the tree run on."""
+    plan = survey(pid, installation.paths())
+    refuse(plan)
+    files = criu_images.FilesImage(images)
+    planned = {socket.ino: socket for socket in plan.sockets}
+    seen = _seen(images)
+    _all_decided(files, plan, seen)
+    recorder = Recorder(pid)
+    records = [
+        recorder.record(planned[usk.ino], usk)
+        for usk in files.own_sockets()
+        if usk.ino in planned and planned[usk.ino].action is Action.RECONNECT
+    ]
+    unixedit.apply(files, {socket.ino: socket.action for socket in plan.sockets})
+    problems = unixedit.lint(files, criu_images.queued_packets(images), [record.ino for record in records])
+    if problems:
+        raise Refused("criu could not restore these images rightly: " + "; ".join(problems),
+                      hint="dump again; if it persists, please report it")  # fmt: skip
+    files.save()
+    safefs.write_file(images, RESTORE_FILE, pack_restore(records))
+    safefs.write_file(images, PLAN_FILE, to_json(plan))
+    for name in (POLICY_FILE, SEEN_FILE):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=images)
+    registry.forget(TaskKey(plan.target.pid, plan.target.starttime))
+    say(f"{len(plan.sockets)} external sockets, {len(records)} to be reconnected, {len(plan.mounts)} mounts")
+
+
+def _seen(images: int) -> dict[int, Seen]:
+    raw = criu_images.read_file(images, SEEN_FILE, missing_ok=True)
+    try:
+        return {one.ino: one for one in unpack_seen(raw or b"")}
+    except RecordDamaged as error:
+        raise Refused(str(error)) from error
+
+
+def _all_decided(files: criu_images.FilesImage, plan: Plan, seen: dict[int, Seen]) -> None:
+    """Every socket that the plugin accepted is one that the plan knows, and the other way round."""
+    planned = {socket.ino for socket in plan.sockets}
+    for usk in files.own_sockets():
+        if usk.uflags & USK_CALLBACK and usk.ino not in planned:
+            raise Refused(
+                f"unix socket {usk.ino} has its other end outside, but no descriptor of the tree holds it",
+                why="it is queued in another socket, and what it is connected to can't be read",
+                hint="let the program receive it, then dump again",
+            )
+        if usk.uflags & USK_CALLBACK and usk.ino not in seen:
+            raise Refused(f"unix socket {usk.ino} was accepted by another plugin than externalizer's")
+    missing = planned - {usk.ino for usk in files.own_sockets()}
+    if missing:
+        raise Refused(f"unix sockets {sorted(missing)} of the tree are not in the images", hint="dump again")

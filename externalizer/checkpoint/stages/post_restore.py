@@ -1,0 +1,38 @@
+"""post-restore: all tasks are stopped in criu's restorer, descriptors are final, failure aborts the restore.
+
+Connects the datagram sockets again and verifies every socket of the plan. What can't be verified yet, a
+connection that its server has not accepted, is said and is no failure.
+"""
+
+from __future__ import annotations
+
+from externalizer.checkpoint.artifacts import stored_plan
+from externalizer.checkpoint.hook import say
+from externalizer.checkpoint.reconnect import connect_datagrams
+from externalizer.checkpoint.restored import Restored
+from externalizer.checkpoint.verify import verify
+from externalizer.errors import RestoreFailed
+from externalizer.model.finding import Action
+
+
+def run(pid: int, images: int) -> None:
+    """Make the sockets of the restored tree of `pid` what the plan says, or raise RestoreFailed."""
+    plan = stored_plan(images)
+    if plan is None:
+        say("no plan in the image directory: dumped without this hook, nothing is verified")
+        return
+    if not plan.sockets:
+        return
+    tree = Restored(pid)
+    datagrams = [socket for socket in plan.sockets if socket.action is Action.DATAGRAM]
+    connect_datagrams(tree, datagrams)
+    report = verify(tree, plan.sockets)
+    for line in report.unverified:
+        say(line)
+    if report.wrong:
+        raise RestoreFailed(
+            "the restored sockets are not what was planned: " + "; ".join(report.wrong),
+            why="the program would go on with wrong connections",
+            hint="look at the servers they name, then restore again: the images are unchanged",
+        )
+    say(f"{len(plan.sockets)} external sockets as planned, {len(report.unverified)} of them not verifiable yet")

@@ -1,0 +1,75 @@
+"""pre-dump: the tree still runs and no memory is dumped yet: refuse here what can be refused.
+
+The plan that was registered for this very process is compared by identity; without one (a static config of a
+container runtime) the tree is planned for now. What the plan decides is decided again at post-dump from the
+frozen tree; the compiled policy tells the plugin only what to refuse meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from externalizer.checkpoint import installation, registry
+from externalizer.checkpoint.artifacts import PLAN_FILE
+from externalizer.checkpoint.hook import say
+from externalizer.checkpoint.survey import survey
+from externalizer.errors import Refused
+from externalizer.kernel import procfs, safefs
+from externalizer.model.plan import Plan
+from externalizer.model.process import TaskKey
+from externalizer.model.record import POLICY_FILE, RESTORE_FILE, SEEN_FILE, pack_policy
+
+
+def run(pid: int, images: int) -> None:
+    """Raise Refused where the dump must not start, else leave the policy in the image directory."""
+    target = TaskKey(pid, procfs.starttime(pid))
+    registered = registry.find(target)
+    plan = survey(pid, installation.paths())
+    refuse(plan)
+    if registered is None:
+        say(f"no plan is registered for pid {pid}: planned now")
+    else:
+        _mounts_as_planned(registered, plan)
+    for name in (POLICY_FILE, SEEN_FILE, RESTORE_FILE, PLAN_FILE):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=images)
+    criu = criu_pid()
+    policy = pack_policy([], criu, procfs.starttime(criu))
+    safefs.write_file(images, POLICY_FILE, policy)
+    _warn_of_other_scripts(criu)
+
+
+def criu_pid() -> int:
+    """The criu that runs this hook: the parent of the native stub that started us."""
+    return procfs.stat(os.getppid()).ppid
+
+
+def refuse(plan: Plan) -> None:
+    """Raise Refused with every refusal of the plan, not only the first."""
+    if not plan.refusals:
+        return
+    reasons = "; ".join(f"{one.subject}: {one.evidence} [{one.rule}]" for one in plan.refusals)
+    raise Refused(f"{len(plan.refusals)} obstacles: {reasons}", hint=f"`externalize {plan.target.pid}` explains")
+
+
+def _mounts_as_planned(registered: Plan, now: Plan) -> None:
+    """criu's options were written from the registered plan: a mount that came since is in none of them."""
+    planned = {mount.mountpoint for mount in registered.mounts}
+    new = [mount.mountpoint for mount in now.mounts if mount.mountpoint not in planned]
+    if new:
+        raise Refused(
+            f"mounts from outside appeared since the plan was made: {', '.join(new)}",
+            why="dump.conf does not mark them",
+            hint=f"run `externalize {now.target.pid}` again",
+        )
+
+
+def _warn_of_other_scripts(criu: int) -> None:
+    """criu runs the action-script that was added last first: one on its command line runs before ours."""
+    words = procfs.cmdline(criu)
+    if any(word == b"--action-script" or word.startswith(b"--action-script=") for word in words):
+        say(
+            "warning: criu was given another --action-script on its command line; it runs BEFORE this hook and "
+            "sees images without our edits. `externalize dump --action-script` runs it after"
+        )

@@ -1,0 +1,161 @@
+"""One look at a tree: scan, who is outside, mounts, and the plan that follows. Used by commands and hook."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+
+from externalizer.checkpoint import mounts
+from externalizer.errors import NoAccess, TargetGone
+from externalizer.kernel import credentials
+from externalizer.kernel.pidfd import Pidfd
+from externalizer.model import plan as model
+from externalizer.model.finding import Finding, Holder, Place, Verdict
+from externalizer.model.layout import What
+from externalizer.model.process import FdRef, Unreadable
+from externalizer.model.snapshot import Snapshot
+from externalizer.model.socket import Credentials, Peer, SockState, UnixSocket
+from externalizer.model.text import printable
+from externalizer.plan.build import Installed, build, unreadable_finding
+from externalizer.rules.sides import listening, side
+from externalizer.rules.unix_sockets import SocketFacts
+from externalizer.scan import native, peers
+
+
+def survey(pid: int, installed: Installed) -> model.Plan:
+    """Scan the tree of `pid` and plan for it. Raises as `scan.native.scan`; refusals are in the plan."""
+    return plan_of(native.scan(pid), installed)
+
+
+def plan_of(snapshot: Snapshot, installed: Installed) -> model.Plan:
+    """Judge all that a snapshot holds, with what can be found out about the outside ends."""
+    found = mounts.judge(snapshot)
+    return build(
+        target=_target(snapshot),
+        host=model.Host(snapshot.origin.boot_id, snapshot.origin.host, snapshot.origin.kernel),
+        installed=installed,
+        sockets=list(socket_facts(snapshot)),
+        holder_of=lambda ref: holder_of(snapshot, ref),
+        mounts=found.mounts,
+        root=found.root,
+        findings=[*found.findings, *_backlogs(snapshot), *_unreadable(snapshot)],
+    )
+
+
+def _target(snapshot: Snapshot) -> model.Target:
+    root = snapshot.task(snapshot.root.pid)
+    return model.Target(
+        pid=root.key.pid,
+        starttime=root.key.starttime,
+        comm=printable(root.comm),
+        tasks=sum(1 for task in snapshot.tasks() if not task.gone),
+        own_mount_ns=root.mnt_ns != os.stat("/proc/self/ns/mnt").st_ino,
+    )
+
+
+def holder_of(snapshot: Snapshot, ref: FdRef) -> Holder:
+    """The holder that a descriptor names: its process by both pids."""
+    task = snapshot.task(ref.tid)
+    return Holder(task.tgid, task.vpid, ref.fd, printable(task.comm))
+
+
+def socket_facts(snapshot: Snapshot) -> Iterator[SocketFacts]:
+    """Yield the facts of every external unix socket, and of those that unix_diag did not know."""
+    external = list(snapshot.external_sockets())
+    unknown = [sock for sock in snapshot.unix_sockets() if not sock.known]
+    described = peers.describe(snapshot, external)
+    listeners = listening(snapshot.unix_sockets())
+    netns = frozenset(task.net_ns for task in snapshot.tasks() if not task.gone)
+    for sock in external + unknown:
+        waits_at = snapshot.listener_of(sock.ino) if sock.known and not sock.peer_ino else None
+        peer = described.get(sock.ino) or _nobody(sock)
+        yield SocketFacts(
+            socket=sock,
+            peer=peer,
+            peer_socket=waits_at or snapshot.socket(sock.peer_ino),
+            unaccepted=waits_at is not None,
+            side="client" if waits_at else side(sock, peer, listeners),
+            tree_netns=netns,
+            own=_own_credentials(snapshot, sock),
+        )
+
+
+def _nobody(sock: UnixSocket) -> Peer:
+    return Peer(sock.peer_ino, None, None, b"", "", b"", None, b"", None, None)
+
+
+def opener(snapshot: Snapshot, sock: UnixSocket) -> int | None:
+    """The pid of the process that criu has restore the socket: of its holders the one with the lowest pid."""
+    holders = [snapshot.task(ref.tid) for ref in sock.holders]
+    return min(holders, key=lambda task: task.vpid).tgid if holders else None
+
+
+def _own_credentials(snapshot: Snapshot, sock: UnixSocket) -> Credentials | None:
+    pid = opener(snapshot, sock)
+    if pid is None:
+        return None
+    try:
+        return credentials.of_process(pid)
+    except TargetGone:
+        return None
+
+
+def passes_credentials(snapshot: Snapshot, sock: UnixSocket) -> bool:
+    """Whether SO_PASSCRED is set; False where it can't be asked."""
+    for ref in sock.holders:
+        with contextlib.suppress(TargetGone, NoAccess, OSError), Pidfd.open(ref.tid) as process:
+            with socket.socket(fileno=process.getfd(ref.fd)) as ours:
+                return bool(ours.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED))
+    return False
+
+
+def _backlogs(snapshot: Snapshot) -> Iterator[Finding]:
+    """Listeners with outside clients waiting: criu restores them with an empty backlog."""
+    for sock in snapshot.unix_sockets():
+        if sock.state != SockState.LISTEN or not sock.queued:
+            continue
+        waiting = [snapshot.socket(ino) for ino in sock.icons]
+        outside = sum(1 for one in waiting if one is None or not one.holders)
+        closed = sum(1 for ino in sock.icons if ino == 0)
+        if closed:
+            yield _backlog_finding(
+                snapshot, sock, Verdict.REFUSED,
+                f"{closed} clients that were never accepted have closed again, which criu can't dump",
+                "let the server accept them, then try again",
+            )  # fmt: skip
+        elif outside:
+            yield _backlog_finding(
+                snapshot, sock, Verdict.SILENT_LOSS,
+                f"{outside} clients outside wait to be accepted: they will see their connection reset",
+                "dump when no client waits",
+            )  # fmt: skip
+
+
+def _backlog_finding(
+    snapshot: Snapshot, sock: UnixSocket, verdict: Verdict, evidence: str, remedy: str
+) -> Finding:
+    return Finding(
+        rule="unix-backlog",
+        subject=f"listening unix socket {sock.ino} at {printable(sock.name)}",
+        place=Place.SHARED,
+        verdict=verdict,
+        evidence=evidence,
+        remedy=remedy,
+        doc="docs/rules.md#unix-backlog",
+        ino=sock.ino,
+        holders=tuple(holder_of(snapshot, ref) for ref in sock.holders),
+    )
+
+
+def _unreadable(snapshot: Snapshot) -> Iterator[Finding]:
+    for one in snapshot.unreadable:
+        if one.error not in (errno.ESRCH, errno.ENOENT):
+            yield unreadable_finding(_what(one), os.strerror(one.error))
+
+
+def _what(one: Unreadable) -> str:
+    kind = What(one.what).name.lower().replace("_", " ")
+    return f"{kind} of task {one.tid}" + (f", fd {one.fd}" if one.fd >= 0 else "")
