@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from externalizer.kernel import namespaces, procfs
+from externalizer.kernel import namespaces
 from externalizer.model.finding import Finding, Place, Verdict
 from externalizer.model.plan import MountPlan
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable
-from externalizer.rules.mounts import MountNeed, MountVerdict, MountView, judge as judge_view
-from externalizer.scan import mountinfo, mountsource
+from externalizer.rules import mounts as rules
+from externalizer.rules.mounts import MountNeed, MountVerdict, MountView
+from externalizer.scan import mountinfo, mountroot, mountsource
 
 _NAMESPACES = ("user", "pid", "net", "ipc", "cgroup")
 _VERDICTS = {MountVerdict.REFUSED: Verdict.REFUSED, MountVerdict.UNKNOWN: Verdict.UNKNOWN}
@@ -29,7 +30,8 @@ class Found:
 def judge(snapshot: Snapshot) -> Found:
     """Judge the mounts; criu is taken to run in our own mount namespace. Raises TargetGone."""
     pid = snapshot.root.pid
-    needs = judge_view(_view(snapshot))
+    needs = rules.judge(_view(snapshot))
+    verifier = mountsource.Verifier(pid)
     mounts: list[MountPlan] = []
     findings: list[Finding] = []
     root = ""
@@ -38,7 +40,7 @@ def judge(snapshot: Snapshot) -> Found:
             findings.append(_finding(need, need.reason))
         elif need.verdict in (MountVerdict.MUST, MountVerdict.SHOULD, MountVerdict.ROOT):
             assert need.mount is not None
-            source = mountsource.verify(pid, need)
+            source = verifier.verify(need)
             if source is None:
                 findings.append(_finding(need, _unverified(need)))
             elif need.verdict is MountVerdict.ROOT:
@@ -62,27 +64,11 @@ def _view(snapshot: Snapshot) -> MountView:
         criu_ns=ours,
         root_ns=root.mnt_ns,
         mounts=snapshot.mounts(root.mnt_ns),
-        host=mountinfo.read(os.getpid()),
+        host=mountinfo.of_self(),
         nested=nested,
         namespaces=own,
-        chrooted=_chrooted(pid) if root.mnt_ns != ours else False,
+        chrooted=mountroot.chrooted(pid) if root.mnt_ns != ours else False,
     )
-
-
-def _chrooted(pid: int) -> bool | None:
-    """Whether a task's root is not the root of its mount namespace; None if that can't be read."""
-    try:
-        seen = os.stat(f"/proc/{pid}/root")
-        fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            real = namespaces.run_in({"mnt": fd}, lambda: os.stat("/"))
-        finally:
-            os.close(fd)
-    except FileNotFoundError:
-        raise procfs.gone(pid) from None
-    except OSError:
-        return None
-    return (seen.st_dev, seen.st_ino) != (real.st_dev, real.st_ino)
 
 
 def _unverified(need: MountNeed) -> str:

@@ -1,0 +1,130 @@
+"""externalize restore: run criu restore with the options of the stored plan, explain a failure.
+
+criu always runs detached and names the root's pid in a file. Waiting, the default, is done here: the
+restored root becomes our child (PR_SET_CHILD_SUBREAPER), so that its end and its status are seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from externalizer.checkpoint import installation
+from externalizer.checkpoint.artifacts import stored_plan
+from externalizer.checkpoint.dump import check_scripts, written_config
+from externalizer.checkpoint.outcome import explained
+from externalizer.criu import command, config, logs
+from externalizer.criu.provide.find import Criu
+from externalizer.errors import RestoreFailed, UsageError
+from externalizer.kernel.privatedir import open_private_directory
+from externalizer.model import plan as model
+from externalizer.model.text import printable
+
+LOG = "restore.log"
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2), Linux 3.4
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the wrapper decides for criu. `passed_on` goes to criu as it is."""
+
+    root: str | None = None
+    shell_job: bool = False
+    tcp_established: bool = False
+    scripts: tuple[str, ...] = ()
+    passed_on: tuple[str, ...] = ()
+
+
+def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[str], None]) -> int:
+    """Restore the tree in `images` and return the pid of its root, which runs.
+
+    Raises RestoreFailed with what criu's log tells: then nothing of the tree runs and the images are
+    unchanged. UsageError for a directory that is not private or holds no plan of ours.
+    """
+    command.check_passed_on(options.passed_on)
+    check_scripts(options.scripts)
+    dirfd = open_private_directory(images, create=False)
+    try:
+        plan = stored_plan(dirfd)
+        if plan is None:
+            raise UsageError(
+                f"{printable(images)} holds no dump that externalizer finished",
+                why="what its sockets and mounts must become is in externalizer-plan.json",
+                hint="dump with `externalize dump`, or with criu and the dump.conf of `externalize PID`",
+            )
+        return _run(dirfd, images, criu, options, plan, progress)
+    finally:
+        os.close(dirfd)
+
+
+def _config(plan: model.Plan, criu: Criu, root: str | None) -> bytes:
+    """restore.conf for this host: the plugin and hook are where they are HERE, not where they were at dump."""
+    here = installation.paths(criu)
+    replaced = {"libdir": here.plugin_dir, "action-script": here.hook}
+    if root is not None:
+        replaced["root"] = printable(os.path.abspath(os.fsencode(root)))
+    options = tuple(
+        (keyword, replaced.pop(keyword) if keyword in replaced else value)
+        for keyword, value in plan.restore_options
+    )
+    options += tuple(replaced.items())  # a --root for a tree that needed none
+    return config.restore_conf(model.sealed(msgspec.structs.replace(plan, restore_options=options)))
+
+
+def _run(
+    dirfd: int, images: bytes, criu: Criu, options: Options, plan: model.Plan, progress: Callable[[str], None]
+) -> int:
+    progress(f"criu {'.'.join(map(str, criu.version))} restores {plan.target.comm} from {printable(images)}")
+    pidfile = f"restored-{os.getpid()}.pid"
+    words = [
+        "restore", "-d", "-D", f"/proc/self/fd/{dirfd}", "-o", LOG, "-v3", "--pidfile", pidfile,
+    ]  # fmt: skip
+    words += ["--shell-job"] if options.shell_job else []
+    words += ["--tcp-established"] if options.tcp_established else []
+    _become_subreaper()
+    try:
+        with written_config(f"restore-{os.getpid()}", _config(plan, criu, options.root)) as conf:
+            status = command.run(
+                criu,
+                [*words, "--config", conf, *options.passed_on],
+                scripts=options.scripts,
+                harmless_to_end=lambda: True,
+                pass_fds=[dirfd],
+                keep_terminal=options.shell_job,
+            )
+        if status:
+            raise explained(
+                "criu restore", status, logs.read(dirfd, LOG), os.path.join(images, LOG.encode()),
+                RestoreFailed, safe="nothing of the tree runs, the images are unchanged",
+            )  # fmt: skip
+        return _restored_pid(dirfd, pidfile)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(pidfile, dir_fd=dirfd)
+
+
+def _restored_pid(dirfd: int, pidfile: str) -> int:
+    with open(os.open(pidfile, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd), "rb") as file:
+        return int(file.read())
+
+
+def _become_subreaper() -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def wait(pid: int) -> int:
+    """Wait for the restored root, our child by adoption, and return its wait status in shell's terms.
+
+    KeyboardInterrupt passes through: the tree runs on.
+    """
+    found, status = 0, 0
+    while found != pid:  # other orphans of the tree are adopted, too
+        found, status = os.waitpid(-1, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,50 @@
+"""Arguments and small steps that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from externalizer.criu.provide.find import Criu, Origin, find
+from externalizer.errors import UsageError
+from externalizer.model.text import printable
+
+
+def pid_argument(text: str) -> int:
+    """argparse type of a pid."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
+    return int(text)
+
+
+def add_criu(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--criu", metavar="PATH", help="the criu to use; default: $EXTERNALIZER_CRIU, the private prefix, PATH"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+
+
+def note(message: str) -> None:
+    """Say something beside the result: on stderr."""
+    print(f"externalize: {message}", file=sys.stderr, flush=True)
+
+
+def find_criu(explicit: str | None) -> Criu:
+    """Find a working criu; warn where one that the user named was passed over. Raises Unsupported."""
+    found = find(explicit, os.environ)
+    for each in found.passed_over:
+        if each.origin in (Origin.OPTION, Origin.ENVIRONMENT):
+            note(f"{each.path} ({each.origin.value}) is passed over: {each.problem}; using {found.path}")
+    return found
+
+
+def check_directory_name(raw: str) -> bytes:
+    """A directory that a user named, as bytes. Raises UsageError for one that can't be a path."""
+    path = os.fsencode(raw)
+    if not path or b"\0" in path:
+        raise UsageError(f"{printable(path)!r} is no path of a directory")
+    return path

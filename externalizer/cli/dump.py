@@ -1,0 +1,63 @@
+"""externalize dump PID -D IMAGES: plan and criu dump in one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from externalizer.checkpoint import dump as checkpoint
+from externalizer.cli import common
+from externalizer.errors import ExitCode
+from externalizer.model import plan as model
+
+HELP = "checkpoint a process tree with criu, with all that reaches outside it taken care of"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pid", type=common.pid_argument, metavar="PID", help="root of the process tree")
+    parser.add_argument("-D", "--images-dir", required=True, metavar="IMAGES", help="directory for the images")
+    parser.add_argument("-R", "--leave-running", action="store_true", help="let the tree run on after the dump")
+    parser.add_argument("-j", "--shell-job", action="store_true", help="the tree belongs to a shell's session")
+    parser.add_argument("--tcp-established", action="store_true", help="dump established TCP connections")
+    parser.add_argument(
+        "--action-script", action="append", default=[], metavar="PATH",
+        help="run at each stage after our own hook, and not at all after its veto; may be repeated",
+    )  # fmt: skip
+    common.add_json(parser)
+    common.add_criu(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit 0: dumped. The tree has ended, unless --leave-running."""
+    options = checkpoint.Options(
+        leave_running=args.leave_running,
+        shell_job=args.shell_job,
+        tcp_established=args.tcp_established,
+        scripts=tuple(args.action_script),
+        passed_on=tuple(args.passed_on),
+    )
+    images = common.check_directory_name(args.images_dir)
+    try:
+        plan = checkpoint.dump(
+            args.pid, images, common.find_criu(args.criu), options, progress=common.note
+        )
+    except checkpoint.PlanRefused as refused:
+        if args.json:
+            sys.stdout.write(model.to_json(refused.plan).decode())
+        else:
+            _show(refused.plan)
+        common.note("refused; the process runs on untouched")
+        return ExitCode.REFUSED
+    if args.json:
+        sys.stdout.write(model.to_json(plan).decode())
+    else:
+        _show(plan)
+        print(f"dumped into {args.images_dir}; restore with: externalize restore -D {args.images_dir}")
+    return ExitCode.OK
+
+
+def _show(plan: model.Plan) -> None:
+    from externalizer.render import plan as render
+    from externalizer.render.terminal import console
+
+    render.show(plan, console())

@@ -1,0 +1,101 @@
+"""externalize PID: scan, explain, write the option files."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+
+from externalizer.checkpoint import installation, registry, survey
+from externalizer.cli import common
+from externalizer.criu import config
+from externalizer.criu.provide.find import Criu
+from externalizer.errors import ExitCode, Unsupported
+from externalizer.kernel import safefs
+from externalizer.model import plan as model
+from externalizer.model.text import printable
+
+HELP = "find what reaches outside a process tree and write criu option files for it (the default command)"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pid", type=common.pid_argument, metavar="PID", help="root of the process tree")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="directory for the files; default: ./externalize-PID"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="explain only, write nothing")
+    common.add_json(parser)
+    common.add_criu(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit 0: a plan was made and its files written; 7: refused, nothing written."""
+    criu = _criu(args.criu)
+    plan = survey.survey(args.pid, installation.paths(criu))
+    directory = common.check_directory_name(args.output or f"./externalize-{args.pid}/")
+    # Rendered before anything is written: a value that criu's parser can't take refuses the whole.
+    files = {} if plan.refusals else _files(plan)
+    write = not args.dry_run and not plan.refusals
+    if write:
+        safefs.replace_directory(directory, files, marker=_marker())
+        registry.register(plan)
+    _report(args, plan, directory, criu, written=write)
+    return ExitCode.REFUSED if plan.refusals else ExitCode.OK
+
+
+def _criu(explicit: str | None) -> Criu | None:
+    try:
+        return common.find_criu(explicit)
+    except Unsupported as error:
+        # The plan is right without it; the dump will need one.
+        common.note(f"warning: {error}")
+        return None
+
+
+def _files(plan: model.Plan) -> dict[str, bytes]:
+    return {
+        config.DUMP: config.dump_conf(plan),
+        config.RESTORE: config.restore_conf(plan),
+        config.PLAN: model.to_json(plan),
+    }
+
+
+def _marker() -> safefs.Marker:
+    def accepts(raw: bytes) -> bool:
+        try:
+            model.from_json(raw)
+        except model.PlanDamaged:
+            return b'"schema": "externalizer.plan/' in raw[:200]
+        return True
+
+    return safefs.Marker(config.PLAN, accepts)
+
+
+def _report(
+    args: argparse.Namespace, plan: model.Plan, directory: bytes, criu: Criu | None, *, written: bool
+) -> None:
+    if args.json:
+        sys.stdout.write(model.to_json(plan).decode())
+        return
+    # rich costs more start-up than the scan itself; --json users don't pay it.
+    from externalizer.render import plan as render
+    from externalizer.render.terminal import console
+
+    out = console()
+    if written:
+        out.print(printable(directory), soft_wrap=True)
+    render.show(plan, out, next_commands=_next(plan, directory, criu) if written else ())
+    if plan.refusals:
+        common.note(f"{len(plan.refusals)} refused, nothing was written; the process runs on untouched")
+
+
+def _next(plan: model.Plan, directory: bytes, criu: Criu | None) -> list[str]:
+    program = shlex.quote(criu.path if criu else "criu")
+    place = os.path.join(os.fsdecode(directory), "")
+    dump, restore = shlex.quote(place + config.DUMP), shlex.quote(place + config.RESTORE)
+    commands = [
+        f"{program} dump -t {plan.target.pid} -D IMAGES --config {dump}",
+        f"{program} restore -D IMAGES --config {restore}",
+    ]
+    return [*commands, f"or: externalize dump {plan.target.pid} -D IMAGES; externalize restore -D IMAGES"]

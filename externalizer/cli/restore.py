@@ -1,0 +1,74 @@
+"""externalize restore -D IMAGES: criu restore with the options of the stored plan."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from externalizer.checkpoint import restore as checkpoint
+from externalizer.cli import common
+from externalizer.errors import ExitCode, UsageError
+from externalizer.kernel import safefs
+
+HELP = "restore a process tree that was dumped with externalizer's plan, and verify its sockets"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-D", "--images-dir", required=True, metavar="IMAGES", help="directory of the images")
+    parser.add_argument(
+        "-d", "--restore-detached", action="store_true",
+        help="return as soon as the tree runs; default: wait until its root has ended",
+    )  # fmt: skip
+    parser.add_argument("--pidfile", metavar="FILE", help="write the root's pid here")
+    parser.add_argument(
+        "--root", metavar="DIR", help="root file system of the tree; default: where it was at the dump"
+    )
+    parser.add_argument("-j", "--shell-job", action="store_true", help="the tree joins this shell's session")
+    parser.add_argument("--tcp-established", action="store_true", help="restore established TCP connections")
+    parser.add_argument(
+        "--action-script", action="append", default=[], metavar="PATH",
+        help="run at each stage after our own hook, and not at all after its veto; may be repeated",
+    )  # fmt: skip
+    common.add_json(parser)
+    common.add_criu(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit 0: the tree was restored and verified (and, without -d, has ended since); 130: ^C while it ran."""
+    options = checkpoint.Options(
+        root=args.root,
+        shell_job=args.shell_job,
+        tcp_established=args.tcp_established,
+        scripts=tuple(args.action_script),
+        passed_on=tuple(args.passed_on),
+    )
+    images = common.check_directory_name(args.images_dir)
+    _check_pidfile(args.pidfile)
+    pid = checkpoint.restore(images, common.find_criu(args.criu), options, progress=common.note)
+    if args.pidfile:
+        directory, name = os.path.split(os.path.abspath(args.pidfile))
+        safefs.write_file(directory, name, f"{pid}\n".encode(), 0o644)
+    if args.json:
+        print(json.dumps({"pid": pid}), flush=True)
+    else:
+        print(f"restored, the tree's root is pid {pid}", flush=True)
+    if args.restore_detached:
+        return ExitCode.OK
+    return _wait(pid)
+
+
+def _check_pidfile(pidfile: str | None) -> None:
+    if pidfile and not os.path.isdir(os.path.dirname(os.path.abspath(pidfile))):
+        raise UsageError(f"the directory of the pidfile {pidfile!r} does not exist", hint="make it first")
+
+
+def _wait(pid: int) -> int:
+    try:
+        status = checkpoint.wait(pid)
+    except KeyboardInterrupt:
+        print(f"externalize: no longer waiting; pid {pid} runs on", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    common.note(f"pid {pid} has ended with status {status}")
+    return ExitCode.OK
