@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from externalizer.model.mount import Mount
 from externalizer.rules.mounts import MountNeed
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Verifier:
         if mount is None or not need.candidates or mount.dev in self.hung:
             return None
         try:
-            return _within(self._deadline, lambda: _compare(self._pid, need))
+            return _within(self._deadline, lambda: _compare(self._pid, mount, need.candidates))
         except TimeoutError:
             self.hung.add(mount.dev)
             return None
@@ -86,14 +87,13 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
     return results[0]
 
 
-def _compare(pid: int, need: MountNeed) -> VerifiedSource | None:
-    assert need.mount is not None
-    wanted = _look(b"/proc/%d/root/." % pid, need.mount.mountpoint)
+def _compare(pid: int, mount: Mount, candidates: Sequence[bytes]) -> VerifiedSource | None:
+    wanted = _look(b"/proc/%d/root/." % pid, mount.mountpoint)
     # The id tells whether it is this very mount that is seen there and not one that hides it.
-    if wanted is None or wanted[1] != need.mount.mnt_id:
+    if wanted is None or wanted[1] != mount.mnt_id:
         return None
     status = wanted[0]
-    for path in need.candidates:
+    for path in candidates:
         found = _look(b"/", path)
         if found and (found[0].st_dev, found[0].st_ino) == (status.st_dev, status.st_ino):
             return VerifiedSource(path, status.st_dev, status.st_ino, stat.S_ISDIR(status.st_mode))

@@ -1,0 +1,52 @@
+"""Where on the host a mount of the tree can be found again."""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+from collections import defaultdict
+from collections.abc import Sequence
+
+from externalizer.model.mount import Mount
+from externalizer.rules.criu_mounts import ancestors
+
+_MOST = 32  # each has to be tried with stat(2); the same file system may be mounted thousands of times
+
+
+class HostMounts:
+    """The mounts of criu's namespace, to look sources up in."""
+
+    def __init__(self, mounts: Sequence[Mount]) -> None:
+        self._by_root: dict[tuple[int, bytes], list[Mount]] = defaultdict(list)
+        for mount in mounts:
+            self._by_root[mount.dev, mount.root].append(mount)
+        self._mountpoints = sorted(mount.mountpoint for mount in mounts)
+        self.devs = frozenset(mount.dev for mount in mounts)
+
+    def sources(self, mount: Mount) -> tuple[bytes, ...]:
+        """Return paths that should show what `mount` shows, best first, at most 32.
+
+        First those of the same peer group, whose propagation would be kept; then those with no mounts below
+        them, which a user namespace can't bind (mount_namespaces(7), locked mounts); then the deepest mount.
+        Only stat(2) can confirm them: other mounts may hide them.
+        """
+        group = {mount.shared, mount.master} - {0}
+        ranked = []
+        for root in ancestors(mount.root):
+            for found in self._by_root.get((mount.dev, root), ()):
+                path = _joined(found.mountpoint, mount.root[len(root.rstrip(b"/")) :])
+                if b"\n" not in path:  # no option file could hold it
+                    ranked.append((found.shared not in group, self._is_busy(path), -len(root), path))
+        return tuple(dict.fromkeys(path for *_, path in heapq.nsmallest(_MOST, ranked)))
+
+    def _is_busy(self, path: bytes) -> bool:
+        prefix = path.rstrip(b"/") + b"/"
+        at = bisect.bisect_left(self._mountpoints, prefix)
+        # For "/" itself the first match is "/" again.
+        while at < len(self._mountpoints) and self._mountpoints[at] == path:
+            at += 1
+        return at < len(self._mountpoints) and self._mountpoints[at].startswith(prefix)
+
+
+def _joined(mountpoint: bytes, rest: bytes) -> bytes:
+    return (mountpoint.rstrip(b"/") + rest.rstrip(b"/")) or b"/"

@@ -1,0 +1,282 @@
+"""criu's rule for mounts and our verdicts, on tables made up here and on random ones."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+
+import pytest
+
+from externalizer.model.mount import Mount
+from externalizer.rules.criu_mounts import Failure, MountTable
+from externalizer.rules.mount_keys import key, shadows_others
+from externalizer.rules.mount_sources import HostMounts
+from externalizer.rules.mounts import MountNeed, MountVerdict, MountView, judge
+
+HOST, ROOT, NESTED = 100, 200, 300
+EXT4, TMPFS, PROC, PRIVATE = 1, 2, 3, 4
+
+_ids = iter(range(1, 1 << 30))
+
+
+def mount(
+    mountpoint: bytes, dev: int = EXT4, root: bytes = b"/", fstype: bytes = b"ext4", ns: int = ROOT,
+    *, shared: int = 0, master: int = 0, options: bytes = b"rw", source: bytes = b"src",
+) -> Mount:  # fmt: skip
+    return Mount(
+        ns, next(_ids), 1, dev, root, mountpoint, b"rw", fstype, source, options, shared, master
+    )  # fmt: skip
+
+
+HOST_MOUNTS = (
+    mount(b"/", ns=HOST),
+    mount(b"/proc", PROC, fstype=b"proc", ns=HOST),
+    mount(b"/dev/shm", TMPFS, fstype=b"tmpfs", ns=HOST),
+)
+ROOTFS = mount(b"/", root=b"/srv/c1")
+
+
+def view(*mounts: Mount, **changes: object) -> MountView:
+    plain = MountView(HOST, ROOT, mounts, HOST_MOUNTS, chrooted=False)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def verdicts(found: tuple[MountNeed, ...]) -> list[tuple[bytes | None, MountVerdict]]:
+    return [(need.mount and need.mount.mountpoint, need.verdict) for need in found]
+
+
+def one(found: tuple[MountNeed, ...], mountpoint: bytes | None) -> MountNeed:
+    (need,) = [each for each in found if (each.mount and each.mount.mountpoint) == mountpoint]
+    return need
+
+
+def test_container_with_a_host_directory() -> None:
+    found = judge(
+        view(
+            ROOTFS,
+            mount(b"/proc", PRIVATE, fstype=b"proc"),
+            mount(b"/tmp", PRIVATE + 1, fstype=b"tmpfs"),
+            mount(b"/data/my dir", root=b"/srv/data"),
+            mount(b"/in/root", root=b"/srv/c1/sub"),
+        )
+    )
+    assert verdicts(found) == [
+        (b"/", MountVerdict.ROOT),
+        (b"/proc", MountVerdict.INSIDE),
+        (b"/tmp", MountVerdict.INSIDE),
+        (b"/data/my dir", MountVerdict.MUST),
+        (b"/in/root", MountVerdict.COVERED),
+    ]
+    must = one(found, b"/data/my dir")
+    assert (must.key, must.candidates, must.outside) == ("data/my%20dir", (b"/srv/data",), True)
+    assert "doesn't have a proper root mount" in must.reason
+    assert one(found, b"/").candidates == (b"/srv/c1",)
+    assert not any(need.refuses for need in found)
+
+
+def test_widest_mount_covers_narrower_ones() -> None:
+    found = judge(
+        view(
+            ROOTFS,
+            mount(b"/narrow", root=b"/srv/data/a/b"),
+            mount(b"/wide", root=b"/srv/data"),
+            mount(b"/sibling", root=b"/srv/database"),
+        )
+    )
+    assert one(found, b"/narrow").verdict == MountVerdict.COVERED
+    assert one(found, b"/wide").verdict == MountVerdict.MUST
+    assert one(found, b"/sibling").verdict == MountVerdict.MUST
+
+
+def test_unknown_type_and_fuse_need_a_mark_or_are_refused() -> None:
+    host_fuse = mount(b"/mnt/sshfs", 9, fstype=b"fuse.sshfs", ns=HOST)
+    found = judge(
+        view(
+            ROOTFS,
+            mount(b"/all", EXT4),
+            mount(b"/sshfs", 9, fstype=b"fuse.sshfs"),
+            mount(b"/own", 10, fstype=b"fuse.own"),
+            host=(*HOST_MOUNTS, host_fuse),
+        )
+    )
+    assert one(found, b"/all").verdict == MountVerdict.MUST
+    assert one(found, b"/sshfs").candidates == (b"/mnt/sshfs",)
+    own = one(found, b"/own")
+    assert own.verdict == MountVerdict.REFUSED and "no place" in own.reason
+
+
+def test_slaves_of_the_host_must_be_marked() -> None:
+    found = judge(
+        view(
+            replace(ROOTFS, master=5), mount(b"/shm", TMPFS, fstype=b"tmpfs", master=6),
+            mount(b"/a", PRIVATE, fstype=b"tmpfs", shared=7),
+            mount(b"/b", PRIVATE, fstype=b"tmpfs", master=7),
+        )
+    )  # fmt: skip
+    assert one(found, b"/").verdict == MountVerdict.ROOT
+    assert one(found, b"/shm").verdict == MountVerdict.MUST
+    assert "unreachable sharing" in one(found, b"/shm").reason
+    assert one(found, b"/b").verdict == MountVerdict.INSIDE
+
+
+@pytest.mark.parametrize(
+    ("fstype", "namespaces", "verdict"),
+    [
+        (b"tmpfs", "", MountVerdict.SHOULD),
+        (b"overlay", "", MountVerdict.SHOULD),
+        (b"proc", "", MountVerdict.INSIDE),
+        (b"proc", "pid", MountVerdict.SHOULD),
+        (b"sysfs", "net pid", MountVerdict.SHOULD),
+        (b"sysfs", "pid", MountVerdict.INSIDE),
+        (b"mqueue", "ipc", MountVerdict.SHOULD),
+        (b"debugfs", "", MountVerdict.INSIDE),
+        (b"debugfs", "user", MountVerdict.SHOULD),
+    ],
+)
+def test_what_would_silently_be_cut_off(fstype: bytes, namespaces: str, verdict: MountVerdict) -> None:
+    host = (*HOST_MOUNTS, mount(b"/of/host", 50, fstype=fstype, ns=HOST))
+    found = judge(
+        view(
+            ROOTFS, mount(b"/x", 50, fstype=fstype), mount(b"/own", 51, fstype=fstype), host=host,
+            namespaces=frozenset(namespaces.split()),
+        )
+    )  # fmt: skip
+    assert one(found, b"/x").verdict == verdict
+    assert one(found, b"/own").verdict == MountVerdict.INSIDE
+
+
+def test_cgroup_mount_in_a_cgroup_namespace_counts_as_whole() -> None:
+    cgroup = mount(b"/sys/fs/cgroup", 60, b"/box", b"cgroup2")
+    assert one(judge(view(ROOTFS, cgroup)), b"/sys/fs/cgroup").refuses
+    inside = judge(view(ROOTFS, cgroup, namespaces=frozenset({"cgroup"})))
+    assert one(inside, b"/sys/fs/cgroup").verdict == MountVerdict.INSIDE
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [
+        (mount(b"/a\nb", PRIVATE, fstype=b"tmpfs"), "newline"),
+        (mount(b"/a", PRIVATE, fstype=b"overlay", options=b"rw,lowerdir=" + b"/l" * 2100), "4096"),
+        (mount(b"/a", PRIVATE, fstype=b"overlay", options=b"rw,lowerdir=" + b" " * 1020), "4096"),
+        (mount(b"/a", root=b"/srv/gone//deleted"), "deleted"),
+        (mount(b"/a]:b", root=b"/srv/data"), "`]:`"),
+        (mount(b"/a", PRIVATE, root=b"/inner", fstype=b"tmpfs"), "no place"),
+    ],
+)
+def test_refusals(bad: Mount, word: str) -> None:
+    found = judge(view(ROOTFS, bad))
+    need = one(found, bad.mountpoint)
+    assert need.verdict == MountVerdict.REFUSED and word in need.reason and need.doc
+
+
+def test_stacked_mounts_are_refused_both() -> None:
+    found = judge(view(ROOTFS, *(mount(b"/a", PRIVATE + n, fstype=b"tmpfs") for n in range(2))))
+    assert [need.verdict for need in found[1:]] == [MountVerdict.REFUSED] * 2
+
+
+def test_root_in_memory_would_be_lost() -> None:
+    assert one(judge(view(mount(b"/", PRIVATE, fstype=b"tmpfs"))), b"/").refuses
+    assert not one(judge(view(mount(b"/", TMPFS, b"/c1", b"tmpfs"))), b"/").refuses
+
+
+def test_layouts() -> None:
+    shared = view(root_ns=HOST)
+    assert judge(shared) == ()
+    assert one(judge(replace(shared, nested={NESTED: [mount(b"/", ns=NESTED)]})), None).refuses
+    long_line = mount(b"/x", ns=HOST, options=b"o" * 4096)
+    assert [need.mount for need in judge(replace(shared, host=(long_line,)))] == [long_line]
+    assert one(judge(view(ROOTFS, nested={HOST: HOST_MOUNTS})), None).refuses
+    assert one(judge(view(ROOTFS, chrooted=True)), None).verdict == MountVerdict.REFUSED
+    assert one(judge(view(ROOTFS, chrooted=None)), None).verdict == MountVerdict.UNKNOWN
+    assert one(judge(view(mount(b"/tmp", PRIVATE, fstype=b"tmpfs"))), None).verdict == MountVerdict.REFUSED
+
+
+def test_nested_namespaces() -> None:
+    data = mount(b"/data", root=b"/srv/data")
+    copies = [replace(each, ns=NESTED, mnt_id=next(_ids)) for each in (ROOTFS, data)]
+    found = judge(view(ROOTFS, data, nested={NESTED: copies}))
+    assert [need.verdict for need in found if need.mount in copies] == [MountVerdict.COVERED] * 2
+    own = mount(b"/own", PRIVATE, fstype=b"tmpfs", ns=NESTED)
+    assert one(judge(view(ROOTFS, nested={NESTED: [*copies, own]})), b"/own").refuses
+    elsewhere = mount(b"/e", root=b"/srv/elsewhere", ns=NESTED)
+    assert one(judge(view(ROOTFS, nested={NESTED: [elsewhere]})), b"/e").refuses
+
+
+def test_sources_are_ranked() -> None:
+    host = HostMounts(
+        [
+            mount(b"/", 1), mount(b"/disk", 2), mount(b"/disk/sub/under", 3), mount(b"/bind", 2, b"/sub"),
+            mount(b"/peer", 2, shared=4), mount(b"/peer/sub/under", 3), mount(b"/deep", 2, b"/sub/x/deeper"),
+            mount(b"/new\nline", 2, b"/sub"), mount(b"/other", 2, b"/su"),
+        ]
+    )  # fmt: skip
+    assert host.sources(mount(b"/m", 2, b"/sub/x")) == (b"/bind/x", b"/disk/sub/x", b"/peer/sub/x")
+    assert host.sources(mount(b"/m", 2, b"/sub", shared=4)) == (b"/peer/sub", b"/bind", b"/disk/sub")
+    assert host.sources(mount(b"/m", 2, b"/sub", master=4))[0] == b"/peer/sub"
+    assert host.sources(mount(b"/m", 1)) == (b"/",)
+    assert host.sources(mount(b"/m", 7)) == ()
+
+
+def test_keys() -> None:
+    assert key(b"/data") == "data"
+    assert key(b"/a b]:%\xc3\xa9\n") == "a%20b%5D%3A%25%C3%A9%0A"
+    assert key(b"/CRIU:EXTERNAL_DEV") == "CRIU%3AEXTERNAL_DEV"
+    for bad in (b"/", b"", b"rel", b"//x"):
+        with pytest.raises(ValueError):
+            key(bad)
+    rng = random.Random(3)
+    paths = {b"/x" + bytes(rng.choices(b"a%25 :]/", k=rng.randrange(1, 6))) for _ in range(4000)}
+    assert len({key(path) for path in paths}) == len(paths)
+    assert shadows_others(b"/a]:b") and not shadows_others(b"/a]b:")
+
+
+def _random_table(rng: random.Random) -> MountTable:
+    roots = [b"/", b"/a", b"/a/b", b"/a/b/c", b"/ab", b"/d"]
+    mounts = [mount(b"/", rng.randrange(3), rng.choice(roots), master=rng.randrange(3))]
+    for number in range(rng.randrange(1, 10)):
+        mounts.append(
+            mount(
+                b"/m%d" % number,
+                rng.randrange(3),
+                rng.choice(roots),
+                rng.choice([b"ext4", b"tmpfs", b"fuse"]),
+                rng.choice([ROOT, ROOT, NESTED]),
+                shared=rng.choice([0, 0, 1]),
+                master=rng.choice([0, 0, 1, 2]),
+            )
+        )
+    return MountTable(mounts, ROOT, cgroup_namespace=False)
+
+
+def _failing(table: MountTable, external: frozenset[int]) -> dict[int, Failure]:
+    cover = table.cover(external)
+    found = ((each.mnt_id, table.failure(each, cover)) for each in table.mounts)
+    return {mnt_id: failure for mnt_id, failure in found if failure}
+
+
+def test_required_is_enough_and_nothing_in_it_superfluous() -> None:
+    rng = random.Random(11)
+    marked = hopeless_seen = 0
+    for _ in range(3000):
+        table = _random_table(rng)
+        external, hopeless = table.required()
+        assert _failing(table, external).keys() == hopeless.keys()
+        everything = frozenset(m.mnt_id for m in table.mounts if m.ns == ROOT and m.mountpoint != b"/")
+        # Marking more never helps what is called hopeless.
+        assert _failing(table, everything).keys() == hopeless.keys()
+        for each in external:
+            assert _failing(table, external - {each}).keys() != hopeless.keys()
+        marked += len(external)
+        hopeless_seen += len(hopeless)
+    assert marked > 1000 and hopeless_seen > 100
+
+
+def test_a_target_can_not_make_this_slow() -> None:
+    many = [mount(b"/m/%d" % n, root=b"/srv/%d/x" % n, master=9) for n in range(10_000)]
+    host = [*HOST_MOUNTS, *(mount(b"/h/%d" % n, ns=HOST) for n in range(300))]
+    start = time.process_time()
+    found = judge(view(ROOTFS, *many, host=host))
+    assert sum(need.verdict == MountVerdict.MUST for need in found) == 10_000
+    assert max(len(need.candidates) for need in found) == 32
+    assert time.process_time() - start < 30
