@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import Truth, compile_program
+from containers import Container
+from support import Criu, Truth, compile_program
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,20 @@ def truth(criu_binary: str, build_directory: Path) -> Truth:
         "getopt_truth.c", build_directory / "getopt_truth.so", "-shared", "-fPIC", "-ldl"
     )
     return Truth(criu_binary, preload)
+
+
+@pytest.fixture
+def container(build_directory: Path, tmp_path: Path) -> Callable[..., Container]:
+    """Makes a Container below tmp_path: `with container(command, binds=…, uid=…) as c`."""
+    program = compile_program("contain.c", build_directory / "contain")
+
+    def make(*args: object, **options: object) -> Container:
+        return Container(program, tmp_path, *args, **options)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def criu(criu_binary: str, tmp_path: Path) -> Criu:
+    """Runs the real criu with an images directory below tmp_path."""
+    return Criu(criu_binary, tmp_path / "images")

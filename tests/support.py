@@ -25,6 +25,50 @@ def criu_environment() -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "LC_ALL": "C"}
 
 
+class Criu:
+    """Runs criu dump and restore on one images directory, never with its default option files."""
+
+    def __init__(self, binary: str, images: Path) -> None:
+        self._binary = binary
+        self.images = images
+        images.mkdir(mode=0o700)
+
+    def dump(self, pid: int, config: bytes = b"", *options: str) -> Ran:
+        """Run criu dump; the tree is ended if it succeeds."""
+        return self._run("dump", config, "-t", str(pid), *options)
+
+    def restore(self, config: bytes = b"", *options: str) -> Ran:
+        """Run criu restore, detached; Ran.pid is the pid of the restored root."""
+        pidfile = self.images / "restored.pid"
+        pidfile.unlink(missing_ok=True)
+        ran = self._run("restore", config, "-d", "--pidfile", str(pidfile), *options)
+        return ran if ran.status else Ran(ran.status, ran.log, int(pidfile.read_text()))
+
+    def _run(self, command: str, config: bytes, *options: str) -> Ran:
+        (self.images / f"{command}.conf").write_bytes(config)
+        log = self.images / f"{command}.log"
+        argv = [self._binary, command, "-D", self.images, "-v4", "-o", log.name]
+        done = subprocess.run(
+            [*argv, "--config", self.images / f"{command}.conf", *options],
+            env=criu_environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60,
+        )  # fmt: skip
+        return Ran(done.returncode, log.read_text(errors="replace") if log.exists() else "")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a criu command ended."""
+
+    status: int
+    log: str
+    pid: int = 0
+
+    @property
+    def errors(self) -> str:
+        return "\n".join(line for line in self.log.splitlines() if "Error" in line)
+
+
 @dataclass
 class Reading:
     """What criu made of one option file."""
