@@ -1,0 +1,183 @@
+"""Packages unpacked into a directory, and launchers that run their programs by their own loader.
+
+The programs want a newer C library than the machine's. They get the one from their own packages: a launcher
+starts that library's loader, tells it where the libraries are, and gives it the program to run.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import struct
+import subprocess
+from collections.abc import Iterable, Sequence
+
+from externalizer.criu.environment import criu_environment
+from externalizer.criu.provide.apt import AptError, Failure
+from externalizer.criu.shim import LAUNCHER_MARK
+from externalizer.errors import Unsupported
+
+_PT_INTERP = 3  # elf(5)
+_LINKS_MAX = 40  # as the kernel's own limit, path_resolution(7)
+
+_LAUNCHER = """\
+#!/bin/sh
+{mark}
+# Runs {name} of the packages unpacked in this prefix by their own loader and libraries.
+if [ -n "${{EXTERNALIZER_PRELOAD-}}" ]; then
+	preload=$EXTERNALIZER_PRELOAD
+	unset EXTERNALIZER_PRELOAD
+	exec {loader} --preload "$preload" --library-path {libraries} --argv0 {name} {program} "$@"
+fi
+exec {loader} --library-path {libraries} --argv0 {name} {program} "$@"
+"""
+
+
+def extract(files: Iterable[str], root: str, keep_fds: Sequence[int] = ()) -> None:
+    """Unpack package files into `root` without running any script of theirs.
+
+    No file keeps a set-user-ID or set-group-ID bit: programs with such a bit are of no use here, and a
+    second copy of them would miss the machine's security updates. Until that is done nobody but root
+    can enter `root`. Raises `AptError` if dpkg-deb fails.
+    """
+    os.mkdir(root, mode=0o700)
+    for file in files:
+        done = subprocess.run(
+            ["dpkg-deb", "--extract", file, root],
+            env=criu_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=tuple(keep_fds),
+            check=False,
+        )
+        if done.returncode != 0:
+            lines = done.stderr.decode("utf-8", "replace").splitlines() or ["dpkg-deb failed"]
+            raise AptError(Failure.OTHER, f"{os.path.basename(file)}: {lines[0].strip()}")
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(directory, name)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
+                os.chmod(path, stat.S_IMODE(mode) & 0o755)
+    os.chmod(root, 0o755)  # noqa: S103 - public packages only
+
+
+def resolve(root: str, path: str) -> str:
+    """Follow `path` inside `root` as if root were "/"; return the real path.
+
+    An absolute link in a package means a place in `root`, not on the machine. Where the packages have only
+    usr/lib for /lib (a merged /usr), that is tried as well. Raises FileNotFoundError.
+    """
+    todo = [part for part in reversed(path.split("/")) if part]
+    done: list[str] = []
+    links = 0
+    while todo:
+        part = todo.pop()
+        if part == ".":
+            continue
+        if part == "..":
+            done = done[:-1]
+            continue
+        current = os.path.join(root, *done, part)
+        if not done and part.startswith(("lib", "bin", "sbin")) and not os.path.lexists(current):
+            todo += [part, "usr"]
+            if not os.path.lexists(os.path.join(root, "usr", part)):
+                raise FileNotFoundError(2, "not in the packages", path)
+            continue
+        if stat.S_ISLNK(os.lstat(current).st_mode):
+            links += 1
+            if links > _LINKS_MAX:
+                raise FileNotFoundError(40, "too many symbolic links", path)
+            target = os.readlink(current)
+            if target.startswith("/"):
+                done = []
+            todo += [piece for piece in reversed(target.split("/")) if piece]
+            continue
+        done.append(part)
+    return os.path.join(root, *done)
+
+
+def interpreter(program: str) -> str:
+    """Return the loader that an ELF program names (PT_INTERP), as `/lib64/ld-linux-x86-64.so.2`.
+
+    Raises ValueError if it is no dynamically linked ELF program.
+    """
+    with open(program, "rb") as file:
+        ident = file.read(16)
+        if ident[:4] != b"\x7fELF" or ident[4] not in (1, 2) or ident[5] not in (1, 2):
+            raise ValueError(f"{program} is no ELF program")
+        wide = ident[4] == 2
+        order = "<" if ident[5] == 1 else ">"
+        header = struct.Struct(order + ("HHIQQQIHHH" if wide else "HHIIIIIHHH"))
+        _, _, _, _, table, _, _, _, entry_size, count = header.unpack(file.read(header.size))
+        entry = struct.Struct(order + ("IIQQQQ" if wide else "IIIII"))
+        for index in range(count):
+            file.seek(table + index * entry_size)
+            fields = entry.unpack(file.read(entry.size))
+            if fields[0] != _PT_INTERP:
+                continue
+            offset, size = (fields[2], fields[5]) if wide else (fields[1], fields[4])
+            file.seek(offset)
+            return os.fsdecode(file.read(min(size, os.pathconf("/", "PC_PATH_MAX"))).rstrip(b"\0"))
+    raise ValueError(f"{program} names no loader")
+
+
+def library_path(root: str, loader: str) -> list[str]:
+    """Return the directories of the unpacked libraries, the C library's own first."""
+    found = [os.path.dirname(loader)]
+    for base in ("usr/lib", "lib", "usr/lib64", "lib64"):
+        directory = os.path.join(root, base)
+        if not os.path.isdir(directory):
+            continue
+        inside = [
+            os.path.join(directory, name) for name in sorted(os.listdir(directory)) if "-linux-" in name
+        ]
+        found += [path for path in (*inside, directory) if os.path.isdir(path)]
+    unique = dict.fromkeys(os.path.realpath(path) for path in found)
+    return [path for path in unique if any(".so" in name for name in os.listdir(path))]
+
+
+def write_launcher(root: str, program: str, bin_directory: str) -> str:
+    """Write the launcher of one program (its path inside the packages); return the launcher's path.
+
+    The loader is the one that the program itself names. That every library comes from the packages is
+    proven by asking the loader for its list. Raises `Unsupported` if the packages lack something.
+    """
+    name = os.path.basename(program)
+    try:
+        real = resolve(root, program)
+        loader = resolve(root, interpreter(real))
+    except (OSError, ValueError) as error:
+        raise Unsupported(f"the packages hold no usable {program}: {error}") from error
+    libraries = ":".join(library_path(root, loader))
+    _prove_complete(root, [loader, "--library-path", libraries, "--list", real])
+    text = _LAUNCHER.format(
+        mark=LAUNCHER_MARK,
+        name=shlex.quote(name),
+        loader=shlex.quote(loader),
+        libraries=shlex.quote(libraries),
+        program=shlex.quote(real),
+    )
+    os.makedirs(bin_directory, mode=0o755, exist_ok=True)
+    path = os.path.join(bin_directory, name)
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), 0o755)
+    return path
+
+
+def _prove_complete(root: str, argv: list[str]) -> None:
+    done = subprocess.run(
+        argv, env=criu_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    problem = done.stderr.strip() if done.returncode != 0 else ""
+    for line in done.stdout.splitlines():
+        _, arrow, target = line.strip().partition(" => ")
+        if arrow and not target.startswith(root + "/"):
+            problem = line.strip()
+    if problem:
+        raise Unsupported(
+            f"a library is missing from the packages of {os.path.basename(argv[-1])}: {problem}"
+        )
