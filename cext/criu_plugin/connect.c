@@ -163,7 +163,8 @@ static int directory_is_safe(const char *path)
 
 /*
  * Opens the socket file without following a link and without connecting, and says whether it is the
- * recorded one, or one that the same owner has bound again at a place that others can't write to.
+ * recorded one, or one that the same owner has bound again at a place that others can't write to. The
+ * owner is compared in any case: file systems give the inode number of an unlinked file to the next one.
  */
 static int open_target(const struct ez_restore *rec, const char *path)
 {
@@ -179,12 +180,12 @@ static int open_target(const struct ez_restore *rec, const char *path)
 		ret = -ENOTSOCK;
 	} else if (!(rec->flags & EZ_REC_FILE)) {
 		ret = -EPERM;
-	} else if (st.st_dev == rec->target_dev && st.st_ino == rec->target_ino) {
-		return fd;
 	} else if (st.st_uid != rec->target_uid || st.st_gid != rec->target_gid) {
 		ez_log(EZ_LOG_ERROR, "the socket there belongs to uid %u gid %u, it was uid %u gid %u\n",
 		       st.st_uid, st.st_gid, rec->target_uid, rec->target_gid);
 		ret = -EPERM;
+	} else if (st.st_dev == rec->target_dev && st.st_ino == rec->target_ino) {
+		return fd;
 	} else if (!(rec->flags & EZ_REC_SERVER)) {
 		ret = -EPERM;
 	} else {

@@ -6,8 +6,10 @@ the restore needs nothing of ours for it (criu/sk-unix.c):
 hangup      a stream or seqpacket socket whose peer has closed: ESTABLISHED, shut down both ways, no peer.
             criu makes a pair, replays unread bytes and queued descriptors, and closes the other half.
 unconnect   a datagram socket that was never connected: name, mode and queue are restored.
-callback    a client that its listener had not accepted: criu points it at the outside listener and can't
-            resolve that at restore; marked for the plugin it becomes a reconnect like any other.
+callback    a client that its listener had not accepted: criu points it at the outside listener, has no entry
+            for that and can't resolve it at restore. With a stand-in and marked for the plugin it becomes a
+            reconnect like any other. The stand-in matters: only a socket with an outside peer makes criu
+            abort when the plugin fails, any other would silently be restored unconnected.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from externalizer.criu.images import FilesImage
-from externalizer.criu.messages import FD_TYPE_UNIXSK, USK_CALLBACK, USK_EXTERN
+from externalizer.criu.messages import FD_TYPE_UNIXSK, USK_CALLBACK, USK_EXTERN, FileEntry
 from externalizer.model.finding import Action
 from externalizer.model.socket import Shutdown, SockState, SockType
 
@@ -39,7 +41,6 @@ def _unconnect(usk: Any) -> None:
 
 def _callback(usk: Any) -> None:
     usk.uflags |= USK_CALLBACK
-    usk.peer = 0
 
 
 _EDITS: dict[Action, Callable[[Any], None]] = {
@@ -49,11 +50,31 @@ _EDITS: dict[Action, Callable[[Any], None]] = {
 }
 
 
+def _stand_ins(image: FilesImage) -> list[Any]:
+    """Entries for outside listeners that sockets left to the plugin point at, where criu wrote none."""
+    known = {usk.ino for usk in image.unix_sockets()}
+    free = max((entry.id for entry in image.entries), default=0) + 1
+    made: dict[int, Any] = {}
+    for usk in image.own_sockets():
+        if usk.uflags & USK_CALLBACK and usk.peer and usk.peer not in known and usk.peer not in made:
+            entry = FileEntry(type=FD_TYPE_UNIXSK, id=free + len(made))
+            entry.usk.CopyFrom(usk)  # with the required fields that we don't describe
+            for field in ("shutdown", "file_perms", "name_dir", "deleted", "ns_id", "mnt_id"):
+                entry.usk.ClearField(field)
+            entry.usk.id, entry.usk.ino, entry.usk.peer = entry.id, usk.peer, 0
+            entry.usk.type, entry.usk.state = SockType.DGRAM, SockState.LISTEN  # as criu writes them
+            entry.usk.flags, entry.usk.backlog, entry.usk.name = 0, 0, b""
+            entry.usk.uflags = USK_EXTERN
+            made[usk.peer] = entry
+    return list(made.values())
+
+
 def apply(image: FilesImage, actions: dict[int, Action]) -> None:
     """Edit the entries of `actions` (inode of the tree's end → action), drop stand-ins nobody needs."""
     for usk in image.own_sockets():
         if usk.ino in actions:
             _EDITS[actions[usk.ino]](usk)
+    image.entries += _stand_ins(image)
     wanted = {usk.peer for usk in image.own_sockets() if usk.peer}
     image.entries = [
         entry
@@ -105,6 +126,8 @@ def lint(image: FilesImage, packets: Sequence[Any], recorded: Collection[int]) -
         if usk.uflags & USK_CALLBACK:
             if usk.ino not in recorded:
                 problems.append(f"socket {usk.ino} is left to the plugin, but there is no record of it")
+            if usk.peer not in by_ino or not by_ino[usk.peer].uflags & USK_EXTERN:
+                problems.append(f"socket {usk.ino} is left to the plugin, but has no stand-in for its peer")
         elif usk.peer:
             problems += _lint_peer(usk, by_ino, seen)
     for packet in packets:

@@ -1,0 +1,360 @@
+"""External unix sockets through real dumps and restores: each does what the plan says it will."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from puppets import Checkpoint, Puppet, PuppetError, accept, adopt_orphans, alive, externalize, listening, seen, state
+
+pytestmark = pytest.mark.criu
+
+USER, GROUP, EXTRA = 1234, 1235, (777, 778)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A short path that other users can enter."""
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o001:
+            path.chmod(path.stat().st_mode | 0o011)
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(criu_binary: str, place: Path) -> Checkpoint:
+    return Checkpoint(criu_binary, place)
+
+
+@pytest.fixture
+def puppet(place: Path) -> Iterator[Puppet]:
+    adopt_orphans()
+    one = Puppet(place / "puppet")
+    yield one
+    one.end()
+
+
+@pytest.fixture
+def user(place: Path) -> Iterator[Puppet]:
+    """A puppet that is not root and has supplementary groups."""
+    adopt_orphans()
+    one = Puppet(place / "puppet", USER, GROUP, EXTRA)
+    yield one
+    one.end()
+
+
+def connect(puppet: Puppet, name: str, kind: str = "SOCK_STREAM") -> None:
+    puppet.ask(f"c = socket.socket(socket.AF_UNIX, socket.{kind}); c.connect({name!r}); c.settimeout(20)")
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["criu with our files", "wrapper"])
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_SEQPACKET"])
+@pytest.mark.parametrize("where", ["path", "abstract"])
+def test_a_client_is_reconnected_with_its_credentials(
+    user: Puppet, checkpoint: Checkpoint, place: Path, kind: str, where: str, plain: bool
+) -> None:
+    name = str(place / "server.sock") if where == "path" else f"\0externalizer-test-{os.getpid()}"
+    with listening(name, getattr(socket, kind)) as server:
+        connect(user, name, kind)
+        with accept(server) as first:
+            before = seen(first)
+            user.ask("c.setblocking(False)")
+            checkpoint.cycle(user, plain=plain)
+            assert first.recv(10) == b""
+        with accept(server) as second:
+            after = seen(second)
+            assert (after.uid, after.gid, after.groups) == (USER, GROUP, EXTRA) == (
+                before.uid, before.gid, before.groups)  # fmt: skip
+            assert after.pid == before.pid
+            user.ask("c.send(b'again')")
+            assert second.recv(10) == b"again"
+            assert user.ask("_ = c.getblocking()") is False
+            second.send(b"reply")
+            assert user.ask("select.select([c], [], [], 20); _ = c.recv(10)") == b"reply"
+
+
+def test_plain_criu_alone_fails_on_it(puppet: Puppet, checkpoint: Checkpoint, place: Path, criu_binary: str) -> None:
+    """What the tool is for: without options criu refuses, and the program runs on."""
+    with listening(place / "server.sock") as server:
+        connect(puppet, str(place / "server.sock"))
+        with accept(server):
+            checkpoint.images.mkdir(mode=0o700)
+            done = checkpoint._criu("dump", "-t", str(puppet.pid), "-o", "dump.log")
+            assert done.code != 0
+            assert "External socket is used" in done.err
+            assert puppet.ask("_ = 3") == 3
+
+
+def test_a_client_keeps_its_own_name_with_mode_and_owner(user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+    own = str(place / "puppet" / "own.sock")
+    with listening(place / "server.sock") as server:
+        user.ask(f"c = socket.socket(socket.AF_UNIX); c.bind({own!r}); c.connect({str(place / 'server.sock')!r})")
+        os.chmod(own, 0o640)
+        with accept(server) as first:
+            plan = externalize(user.pid, "--dry-run", "--json")
+            # Both ends have names and nothing shows which one listens: not guessed.
+            assert [one["action"] for one in plan.json["sockets"]] == ["hangup"]
+            assert first.getpeername() == own
+            checkpoint.cycle(user)
+            assert first.recv(1) == b""
+        assert user.ask("_ = c.recv(1)") == b""
+
+
+@pytest.mark.parametrize("where", ["path", "abstract"])
+def test_a_datagram_client_goes_on_with_its_queue_and_credentials(
+    user: Puppet, checkpoint: Checkpoint, place: Path, where: str
+) -> None:
+    name = str(place / "log") if where == "path" else f"\0externalizer-log-{os.getpid()}"
+    own = str(place / "puppet" / "own")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(name)
+        if where == "path":
+            os.chmod(name, 0o777)
+        log.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        log.settimeout(20)
+        user.ask(
+            f"c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); c.bind({own!r}); c.connect({name!r}); c.send(b'1')"
+        )
+        assert log.recv(10) == b"1"
+        log.sendto(b"unread", own)
+        checkpoint.cycle(user)
+        user.ask("c.send(b'2')")
+        data, ancillary, _, _ = log.recvmsg(10, 100)
+        assert data == b"2"
+        pid, uid, gid = (int.from_bytes(ancillary[0][2][at : at + 4], "little") for at in (0, 4, 8))
+        assert (uid, gid, pid) == (USER, GROUP, user.pid)
+        assert user.ask("_ = c.recv(10)") == b"unread"
+        assert user.ask("_ = c.getsockname()") == own
+
+
+def test_a_server_keeps_unread_bytes_and_its_listener(puppet: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+    """The tree is the server: its client sees a close, the unread bytes stay, new clients are served."""
+    name = str(place / "puppet" / "listen.sock")
+    puppet.ask(f"l = socket.socket(socket.AF_UNIX); l.bind({name!r}); l.listen(4); l.settimeout(20)")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(name)
+        client.settimeout(20)
+        puppet.ask("a, _ = l.accept(); a.settimeout(20); _ = None")
+        puppet.ask("e = select.epoll(); e.register(a, select.EPOLLIN | select.EPOLLRDHUP); _ = None")
+        client.send(b"not read yet")
+        checkpoint.cycle(puppet)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    assert puppet.ask("_ = [bool(events & select.EPOLLHUP) for fd, events in e.poll(20)]") == [True]
+    assert puppet.ask("_ = a.recv(100)") == b"not read yet"
+    assert puppet.ask("_ = a.recv(100)") == b""
+    with pytest.raises(PuppetError, match="BrokenPipe"):
+        puppet.ask("a.send(b'x')")
+    with socket.socket(socket.AF_UNIX) as again:
+        again.connect(name)
+        puppet.ask("b, _ = l.accept(); b.send(b'hello'); _ = None")
+        again.settimeout(20)
+        assert again.recv(10) == b"hello"
+
+
+def test_a_client_with_unread_bytes_reads_them_then_eof(puppet: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+    with listening(place / "server.sock") as server:
+        connect(puppet, str(place / "server.sock"))
+        with accept(server) as first:
+            first.send(b"reply that was not read")
+            plan = externalize(puppet.pid, "--dry-run", "--json").json
+            assert [one["rule"] for one in plan["sockets"]] == ["unix-unread"]
+            checkpoint.cycle(puppet)
+    assert puppet.ask("_ = c.recv(100)") == b"reply that was not read"
+    assert puppet.ask("_ = c.recv(100)") == b""
+
+
+def test_half_a_socketpair_is_hung_up_with_its_queued_descriptor(
+    place: Path, checkpoint: Checkpoint, puppet: Puppet
+) -> None:
+    """The other half is outside: handed over by SCM_RIGHTS. A queued descriptor is delivered first."""
+    name = str(place / "hand.sock")
+    with listening(name) as server:
+        connect(puppet, name)
+        with accept(server) as hand:
+            puppet.ask("x, y = socket.socketpair(); socket.send_fds(c, [b'y'], [y.fileno()]); y.close(); _ = None")
+            _, (fd,), _, _ = socket.recv_fds(hand, 1, 1)
+            puppet.ask("c.close()")
+            with socket.socket(fileno=fd) as outside, (place / "payload").open("w+") as payload:
+                payload.write("through the queue")
+                payload.flush()
+                socket.send_fds(outside, [b"fd"], [payload.fileno()])
+                checkpoint.cycle(puppet)
+    puppet.ask("x.settimeout(20); m, f, _, _ = socket.recv_fds(x, 10, 1); _ = None")
+    assert puppet.ask("_ = (m, os.pread(f[0], 100, 0))") == (b"fd", b"through the queue")
+    assert puppet.ask("_ = x.recv(1)") == b""
+
+
+def test_a_client_that_was_not_accepted_yet_is_connected_again(
+    user: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """criu alone dumps this, ends the tree, and can then not restore it."""
+    with listening(place / "server.sock") as server:
+        connect(user, str(place / "server.sock"))
+        checkpoint.cycle(user)
+        with accept(server) as gone:
+            assert gone.recv(1) == b""  # the connection of before, its client is no more
+        with accept(server) as connection:
+            assert seen(connection).uid == USER
+            user.ask("c.send(b'hi')")
+            assert connection.recv(10) == b"hi"
+
+
+def test_an_unaccepted_client_with_data_is_refused_unharmed(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    with listening(place / "server.sock") as server:
+        connect(puppet, str(place / "server.sock"))
+        puppet.ask("c.send(b'request')")
+        dumped = checkpoint.dump(puppet)
+        assert dumped.code == 7, dumped
+        assert "unix-unaccepted-data" in dumped.out
+        assert not checkpoint.images.exists()
+        with accept(server) as connection:
+            assert connection.recv(10) == b"request"
+        assert puppet.ask("_ = 5") == 5
+
+
+def test_a_socket_opened_after_the_plan_is_taken_care_of(user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+    """The plugin decides at dump time: the race between scan and dump is none."""
+    with listening(place / "server.sock") as server:
+        planned = externalize(user.pid, "-o", checkpoint._plan)
+        assert planned.code == 0, planned
+        connect(user, str(place / "server.sock"))
+        with accept(server):
+            checkpoint.images.mkdir(mode=0o700)
+            dumped = checkpoint._criu(
+                "dump", "-t", str(user.pid), "-o", "dump.log", "--config", checkpoint._plan / "dump.conf"
+            )
+            assert dumped.code == 0, dumped.err[-3000:]
+            user.reap()
+        assert checkpoint.plain_restore().code == 0, checkpoint.log("restore.log")[-3000:]
+        with accept(server) as connection:
+            assert seen(connection).uid == USER
+
+
+def test_a_listener_that_is_gone_fails_the_restore_and_can_be_retried(
+    user: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    with listening(place / "server.sock") as server:
+        connect(user, str(place / "server.sock"))
+        with accept(server):
+            assert checkpoint.dump(user).code == 0
+            user.reap()
+    os.unlink(place / "server.sock")
+    failed = checkpoint.restore()
+    assert failed.code == 9, failed
+    assert "No such file" in failed.err
+    assert not alive(user.pid)
+    with listening(place / "server.sock") as server:  # a restarted server: another inode, the same owner
+        os.chown(place / "server.sock", 0, 0)
+        restored = checkpoint.restore()
+        assert restored.code == 0, restored
+        with accept(server) as connection:
+            assert seen(connection).uid == USER
+
+
+def test_an_impostor_is_not_connected_to(user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+    """Another user's socket at the same path: refused, and it sees no connection."""
+    with listening(place / "server.sock") as server:
+        connect(user, str(place / "server.sock"))
+        with accept(server):
+            assert checkpoint.dump(user).code == 0
+            user.reap()
+    os.unlink(place / "server.sock")
+    with listening(place / "server.sock") as server:
+        os.chown(place / "server.sock", 4321, 4321)
+        failed = checkpoint.restore()
+        assert failed.code == 9, failed
+        assert "belongs to uid 4321" in failed.err
+        server.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_a_full_backlog_does_not_hang_the_restore(user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+    with listening(place / "server.sock") as server:
+        connect(user, str(place / "server.sock"))
+        with accept(server):
+            assert checkpoint.dump(user).code == 0
+            user.reap()
+        server.listen(0)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.connect(str(place / "server.sock"))
+            failed = checkpoint.restore()
+            assert failed.code == 9, failed
+            assert "timed out" in failed.err
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_a_bad_record_file_is_a_veto_with_a_message(
+    user: Puppet, checkpoint: Checkpoint, place: Path, damage: str
+) -> None:
+    with listening(place / "server.sock") as server:
+        connect(user, str(place / "server.sock"))
+        with accept(server):
+            assert checkpoint.dump(user).code == 0
+            user.reap()
+        path = checkpoint.images / "externalizer-restore.bin"
+        raw = path.read_bytes()
+        if damage == "missing":
+            path.unlink()
+        elif damage == "cut":
+            path.write_bytes(raw[:-9])
+        else:
+            path.write_bytes(raw[:60] + bytes([raw[60] ^ 1]) + raw[61:])
+        failed = checkpoint.restore()
+        assert failed.code == 9, failed
+        assert "externalizer-restore.bin" in failed.err
+        assert not alive(user.pid)
+        path.write_bytes(raw)
+        path.chmod(0o600)
+        assert checkpoint.restore().code == 0
+
+
+def test_without_the_hook_the_plugin_refuses_and_the_program_runs_on(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    with listening(place / "server.sock") as server:
+        connect(puppet, str(place / "server.sock"))
+        with accept(server) as connection:
+            assert externalize(puppet.pid, "-o", checkpoint._plan).code == 0
+            conf = checkpoint._plan / "dump.conf"
+            conf.write_text("\n".join(line for line in conf.read_text().split("\n") if "action-script" not in line))
+            checkpoint.images.mkdir(mode=0o700)
+            done = checkpoint._criu("dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", conf)
+            assert done.code != 0
+            assert "the hook did not run" in done.err
+            puppet.ask("c.send(b'still here')")
+            assert connection.recv(20) == b"still here"
+            assert state(puppet.pid) in "SR"
+
+
+def test_leave_running_and_dump_again(user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+    with listening(place / "server.sock") as server:
+        connect(user, str(place / "server.sock"))
+        with accept(server) as connection:
+            assert checkpoint.dump(user, "--leave-running").code == 0
+            user.ask("c.send(b'same')")
+            assert connection.recv(10) == b"same"
+            again = externalize("dump", user.pid, "-D", place / "second")
+            assert again.code == 0, again
+            user.reap()
+        assert externalize("restore", "-d", "-D", place / "second").code == 0
+        with accept(server) as connection:
+            assert seen(connection).uid == USER
+
+
+def test_criu_pre_dump_is_not_disturbed_by_the_plugin(puppet: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+    """init at stage PRE_DUMP does nothing. Where this kernel can't pre-dump at all, it can't without us either."""
+    assert externalize(puppet.pid, "-o", checkpoint._plan).code == 0
+    checkpoint.images.mkdir(mode=0o700)
+    words = ("pre-dump", "-t", str(puppet.pid), "-o", "pre-dump.log")
+    bare = checkpoint._criu(*words)
+    ours = checkpoint._criu(*words, "--config", checkpoint._plan / "dump.conf")
+    assert ours.code == bare.code
+    assert "externalizer: refused" not in ours.err
+    assert puppet.ask("_ = 7") == 7

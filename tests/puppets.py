@@ -1,0 +1,217 @@
+"""Starts and orders puppets (tests/programs/puppet.py), outside servers, and real checkpoints of them."""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(__file__).parent / "programs" / "puppet.py"
+PATIENCE = 20.0  # seconds that an answer may take; a bound, not a measure
+
+_libc = ctypes.CDLL(None, use_errno=True)
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Make restored trees our children, so that they can be waited for and their pids become free."""
+    assert _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+class PuppetError(Exception):
+    """What an order raised in the puppet."""
+
+
+class Puppet:
+    """A running puppet. `ask` runs a statement that sets `_` and returns its value."""
+
+    def __init__(self, directory: Path, uid: int = 0, gid: int = 0, groups: Sequence[int] = ()) -> None:
+        self.directory = directory
+        directory.mkdir(exist_ok=True)
+        (directory / "orders").write_text("")
+        for path in (directory, directory / "orders"):
+            os.chown(path, uid, gid)
+        self._asked = 0
+        self._uid = uid
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", PROGRAM, directory, *map(str, (uid, gid, *groups))],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, env={"PATH": "/usr/bin:/bin"}, cwd="/",
+        )  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = process
+        self.pid = process.pid
+        assert self.ask("_ = 1 + 1") == 2
+
+    def order(self, statement: str) -> int:
+        """Give an order without waiting for it; returns its number."""
+        assert "\n" not in statement
+        with (self.directory / "orders").open("a") as file:
+            file.write(statement + "\n")
+        self._asked += 1
+        return self._asked - 1
+
+    def answer(self, number: int) -> Any:
+        """Wait for an order's answer. Raises PuppetError for what it raised."""
+        path = self.directory / f"done.{number}"
+        deadline = time.monotonic() + PATIENCE
+        while not path.exists():
+            assert time.monotonic() < deadline, f"no answer to order {number}; alive: {alive(self.pid)}"
+            time.sleep(0.002)
+        text = path.read_text()
+        if text.startswith("!"):
+            raise PuppetError(text[1:])
+        return ast.literal_eval(text)
+
+    def ask(self, statement: str) -> Any:
+        return self.answer(self.order(statement))
+
+    def inode(self, variable: str) -> int:
+        """Inode of the socket in a variable of the puppet."""
+        return int(self.ask(f"_ = os.fstat({variable}.fileno()).st_ino"))
+
+    def reap(self) -> None:
+        """Wait for the end of the process, for example after a dump: then its pid is free."""
+        if self._process is not None:
+            self._process.wait(timeout=PATIENCE)
+            self._process = None
+        else:
+            os.waitpid(self.pid, 0)
+
+    def end(self) -> None:
+        """End it by its own id, if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        elif self._process is None and alive(self.pid):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()[0]
+
+
+@dataclass
+class Seen:
+    """What a server knows of a connection: SO_PEERCRED and SO_PEERGROUPS."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def seen(connection: socket.socket) -> Seen:
+    pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    raw = connection.getsockopt(socket.SOL_SOCKET, 59, 256)  # SO_PEERGROUPS
+    return Seen(pid, uid, gid, tuple(sorted(struct.unpack(f"{len(raw) // 4}I", raw))))
+
+
+@dataclass
+class Ran:
+    """What a program printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def externalize(*words: str | Path | int, timeout: float = 90, **popen: Any) -> Ran:
+    """Run the command line of this checkout, as a user would."""
+    done = subprocess.run(
+        [sys.executable, "-m", "externalizer.cli.main", *map(str, words)],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False,
+        cwd=popen.pop("cwd", Path(__file__).parent.parent), **popen,
+    )  # fmt: skip
+    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+class Checkpoint:
+    """Dumps and restores a puppet in both ways that users have: plain criu with our files, our wrapper."""
+
+    def __init__(self, criu: str, directory: Path) -> None:
+        self.criu = criu
+        self.images = directory / "images"
+        self._plan = directory / "plan"
+
+    def plain_dump(self, puppet: Puppet, *words: str) -> Ran:
+        """`externalize PID`, then criu itself with the files it wrote."""
+        planned = externalize(puppet.pid, "-o", self._plan)
+        assert planned.code == 0, planned
+        self.images.mkdir(mode=0o700)
+        return self._criu("dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", self._plan / "dump.conf", *words)
+
+    def plain_restore(self, *words: str) -> Ran:
+        return self._criu("restore", "-d", "-o", "restore.log", "--config", self._plan / "restore.conf", *words)
+
+    def _criu(self, verb: str, *words: str | Path) -> Ran:
+        from externalizer.criu import shim
+        from externalizer.criu.environment import criu_environment
+
+        done = subprocess.run(
+            [self.criu, verb, "-D", self.images, "-v4", *words], stdin=subprocess.DEVNULL, capture_output=True,
+            env=criu_environment(shim.preload_environment(self.criu)), timeout=90, check=False,
+        )  # fmt: skip
+        return Ran(done.returncode, "", self.log(f"{verb}.log"))
+
+    def log(self, name: str) -> str:
+        path = self.images / name
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def dump(self, puppet: Puppet, *words: str) -> Ran:
+        return externalize("dump", puppet.pid, "-D", self.images, *words)
+
+    def restore(self, *words: str) -> Ran:
+        return externalize("restore", "-d", "-D", self.images, *words)
+
+    def cycle(self, puppet: Puppet, *, plain: bool = False) -> None:
+        """Dump and restore; the puppet's process ends in between, its pid is the same after."""
+        dumped = self.plain_dump(puppet) if plain else self.dump(puppet)
+        assert dumped.code == 0, (dumped.out, dumped.err, self.log("dump.log")[-4000:])
+        puppet.reap()
+        restored = self.plain_restore() if plain else self.restore()
+        assert restored.code == 0, (restored.err, self.log("restore.log")[-4000:])
+        assert alive(puppet.pid)
+
+
+@contextmanager
+def listening(path: Path | str, kind: int = socket.SOCK_STREAM, mode: int = 0o777) -> Iterator[socket.socket]:
+    """A listener in this process, outside of every puppet."""
+    with socket.socket(socket.AF_UNIX, kind) as server:
+        server.bind(str(path))
+        if not str(path).startswith("\0"):
+            os.chmod(path, mode)
+        server.listen(8)
+        server.settimeout(PATIENCE)
+        yield server
+
+
+def accept(server: socket.socket) -> socket.socket:
+    connection, _ = server.accept()
+    connection.settimeout(PATIENCE)
+    return connection
