@@ -14,7 +14,7 @@
 
 #include "scan.h"
 
-/* How often a table is read anew that changed while it was read. */
+/* How often a table is read anew that changed while it was read; then it changes all the time. */
 #define MAX_ATTEMPTS 16
 
 /*
@@ -190,11 +190,14 @@ static int read_table(struct ez_walk *walk, int fd, uint64_t ns)
 		ret = ez_buf_slurp(&walk->scratch, fd);
 		if (ret)
 			return ret;
-		/* A read of many lines isn't atomic: lines may be missing while mounts come and go. */
+		/*
+		 * A read of many lines is not atomic. Every mount that is there all the time is in it, but for
+		 * those that come and go the lines may be of different moments.
+		 */
 		if (!has_changed(fd))
-			return parse_table(walk, ns);
+			break;
 	}
-	return -EAGAIN;
+	return parse_table(walk, ns);
 }
 
 /*

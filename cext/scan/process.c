@@ -27,14 +27,27 @@ struct reader {
 	struct ez_buf owners; /* int32_t: the tasks under which the process's tables are listed */
 };
 
-static bool is_dead(char state)
+#define PF_EXITING 0x00000004u /* include/linux/sched.h; field 9 of stat */
+
+/*
+ * A task that exits gives up its memory, files and namespaces one after the other before its state tells:
+ * what is read of it meanwhile is refused or empty.
+ */
+static bool is_ending(const struct ez_stat *st)
 {
-	return state == 'Z' || state == 'X' || state == 'x';
+	return st->state == 'Z' || st->state == 'X' || st->state == 'x' || st->flags & PF_EXITING;
 }
 
 static bool fatal(int ret)
 {
 	return ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE || ret == -EOVERFLOW;
+}
+
+static bool has_ended(struct reader *reader, int dirfd)
+{
+	struct ez_stat st;
+
+	return ez_read_stat(dirfd, "stat", &reader->walk->scratch, &st) || is_ending(&st);
 }
 
 static int read_namespaces(struct reader *reader, int dirfd, struct ez_task *task)
@@ -50,9 +63,11 @@ static int read_namespaces(struct reader *reader, int dirfd, struct ez_task *tas
 			continue;
 		if (fatal(ret))
 			return ret;
-		/* An ended task has left its namespaces, as far as the lookup tells: no obstacle. */
-		if (ret == -ESRCH)
+		/* An ended task has left its namespaces: no obstacle. */
+		if (ret == -ESRCH || task->flags & EZ_TASK_ZOMBIE)
 			continue;
+		if (has_ended(reader, dirfd))
+			return -ESRCH;
 		ret = ez_unreadable_add(reader->walk, task->tid, -1, EZ_WHAT_NS, -ret);
 		if (ret)
 			return ret;
@@ -126,7 +141,7 @@ static int read_table(struct reader *reader, int dirfd, size_t task_off, uint32_
 		ret = ez_read_stat(dirfd, "stat", &walk->scratch, &st);
 	if (table.pidfd >= 0 && table.pidfd != reader->pidfd)
 		close(table.pidfd);
-	if (ret == -ESRCH || (!ret && is_dead(st.state))) {
+	if (ret == -ESRCH || (!ret && is_ending(&st))) {
 		mark_gone(reader, task_off, fds_off);
 		return 0;
 	}
@@ -161,7 +176,7 @@ static int fill_task(struct reader *reader, int dirfd, struct ez_task *task, uin
 		task->flags |= EZ_TASK_LEADER;
 	if (st.state == 'T' || st.state == 't')
 		task->flags |= EZ_TASK_STOPPED;
-	if (is_dead(st.state)) {
+	if (is_ending(&st)) {
 		task->flags |= EZ_TASK_ZOMBIE;
 		task->files_tid = 0;
 	} else if (task->files_tid) {
@@ -267,7 +282,7 @@ static int read_once(struct reader *reader)
 		ret = ez_read_stat(reader->dirfd, "stat", &walk->scratch, &after);
 	if (ret)
 		return ret;
-	return is_dead(before.state) == is_dead(after.state) ? 0 : -EAGAIN;
+	return is_ending(&before) == is_ending(&after) ? 0 : -EAGAIN;
 }
 
 /* What was recorded of an ended process becomes: it was there, and it is gone. */

@@ -13,7 +13,7 @@
 
 #include "scan.h"
 
-/* A task that ended shows as ENOENT on lookup and as ESRCH on read: one name for both. */
+/* What ended shows as ENOENT on lookup and as ESRCH (an fdinfo: ENOENT) on read: one name for both. */
 static int task_error(int error)
 {
 	return error == ENOENT ? -ESRCH : -error;
@@ -27,7 +27,7 @@ int ez_slurp_at(int dirfd, const char *name, struct ez_buf *buf)
 		return task_error(errno);
 	ret = ez_buf_slurp(buf, fd);
 	close(fd);
-	return ret;
+	return ret < 0 ? task_error(-ret) : 0;
 }
 
 /* The text after the field `index` fields further on; fields are divided by one blank. */

@@ -96,7 +96,7 @@ def nspid(pid: int) -> tuple[int, ...]:
 
 def boot_id() -> str:
     """A number that is new at each boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
 
 
