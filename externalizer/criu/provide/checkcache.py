@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tempfile
 from typing import Any
+
+from externalizer.errors import ExternalizerError
+from externalizer.kernel import privatedir, safefs
 
 CACHE = "/run/externalizer/criu-check.json"
 
@@ -71,19 +73,13 @@ def store(entry: str, version_output: str, cache: str = CACHE) -> None:
     entries = _read(cache)
     entries.pop(entry, None)
     entries[entry] = version_output
-    kept = dict(list(entries.items())[-_ENTRIES_MAX:])
-    directory = os.path.dirname(cache)
+    data = json.dumps(dict(list(entries.items())[-_ENTRIES_MAX:])).encode()
+    directory, name = os.path.split(cache)
     try:
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        status = os.lstat(directory)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            return
-        fd, temporary = tempfile.mkstemp(prefix=".criu-check.", dir=directory)  # 0600
-    except OSError:
+        fd = privatedir.run_directory(base=directory)
+        try:
+            safefs.write_file(fd, name, data)
+        finally:
+            os.close(fd)
+    except (OSError, ExternalizerError):
         return
-    try:
-        with open(fd, "w", encoding="utf-8") as file:
-            json.dump(kept, file)
-        os.replace(temporary, cache)
-    except OSError:
-        os.unlink(temporary)
