@@ -166,13 +166,13 @@ def unit_of(cgroup: bytes) -> str:
     """
     paths: dict[bytes, bytes] = {}
     for line in cgroup.split(b"\n"):
-        _, _, rest = line.partition(b":")
-        controllers, _, path = rest.partition(b":")
-        paths[controllers] = path
+        parts = line.split(b":", 2)
+        if len(parts) == 3:
+            paths[parts[1]] = parts[2]
     path = paths.get(b"name=systemd", paths.get(b"", b""))
-    parts = path.split(b"/")[::-1]
+    names = path.split(b"/")[::-1]
     for suffix in (b".service", b".scope"):
-        for part in parts:
+        for part in names:
             if part.endswith(suffix):
                 return part.decode("utf-8", "replace")
     return ""

@@ -30,7 +30,8 @@ try:
                       "unix": sorted(s.ino for s in snapshot.unix_sockets()),
                       "unreadable": len(snapshot.unreadable)}))
 except ExternalizerError as error:
-    print(json.dumps({"error": type(error).__name__, "what": error.what, "hint": error.hint, "code": error.exit_code}))
+    print(json.dumps({"error": type(error).__name__, "what": error.what, "hint": error.hint,
+                      "code": error.exit_code}))
 """
 
 
@@ -109,5 +110,3 @@ def test_own_processes_without_any_capability() -> None:
         root = scan(child.pid)
         assert found["fds"] == [list(ref) for ref in root.fds_of(child.pid)]
         assert found["mounts"] == [len(root.mounts(ns)) for ns in root.mount_namespaces()]
-
-

@@ -198,14 +198,20 @@ NAMES = [
 ]
 
 
+NAMED_CLIENT = """
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(args[0].encode("latin-1"))
+ready(ino=ino(sock.fileno()))
+"""
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_hostile_names(name: bytes, tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_hostile_names(name: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(name)
         server.listen()
-        with Child("s = socket.socket(socket.AF_UNIX); s.connect(args[0].encode('latin-1')); ready(ino=ino(s.fileno()))",
-                   name.decode("latin-1"), cwd=tmp_path) as child:  # fmt: skip
+        with Child(NAMED_CLIENT, name.decode("latin-1"), cwd=tmp_path) as child:
             accepted, _ = server.accept()
             with accepted:
                 snapshot = scan(child.pid)
@@ -297,11 +303,15 @@ ready()
 def test_among_20000_unrelated_sockets(tmp_path: Path) -> None:
     path = str(tmp_path / "server")
     kinds = [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM]
-    with Child(CROWD, *kinds), Child(CROWD, *kinds), listener(path) as server:
-        with Child(CONNECT, path, socket.SOCK_STREAM) as child:
-            accepted, _ = server.accept()
-            with accepted:
-                snapshot = scan(child.pid)
-                assert externals(snapshot) == {child.facts["ino"]}
-                # The client, its peer, and nothing of the crowd; the listener has no icon of ours.
-                assert len(snapshot.records.socks) == 2 * SOCK.size
+    with (
+        Child(CROWD, *kinds),
+        Child(CROWD, *kinds),
+        listener(path) as server,
+        Child(CONNECT, path, socket.SOCK_STREAM) as child,
+    ):
+        accepted, _ = server.accept()
+        with accepted:
+            snapshot = scan(child.pid)
+            assert externals(snapshot) == {child.facts["ino"]}
+            # The client, its peer, and nothing of the crowd; the listener has no icon of ours.
+            assert len(snapshot.records.socks) == 2 * SOCK.size

@@ -23,8 +23,6 @@ def listed(snapshot: Snapshot, tid: int) -> dict[int, tuple[int, int, int]]:
     return {ref.fd: (ref.mode, ref.dev, ref.ino) for ref in snapshot.fds_of(tid)}
 
 
-
-
 def test_tree_and_task_facts() -> None:
     program = """
     started_r, started_w = os.pipe()
@@ -195,16 +193,18 @@ def test_every_kind_of_descriptor() -> None:
     import tempfile
     fds = [
         os.open("/tmp", os.O_PATH), os.open("/", os.O_RDONLY), os.open("/dev/null", os.O_RDWR),
-        os.memfd_create("x\\n y"), os.open("/proc/self/ns/net", os.O_RDONLY), os.open("/proc/self/stat", os.O_RDONLY),
-        select.epoll().fileno() and os.dup(0), os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
+        os.memfd_create("x\\n y"), os.open("/proc/self/ns/net", os.O_RDONLY),
+        os.open("/proc/self/stat", os.O_RDONLY),
+        os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
     ]
-    keep = [select.epoll(), tempfile.TemporaryFile(), socket.socket(socket.AF_INET), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)]
+    inet, netlink = socket.socket(socket.AF_INET), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+    keep = [select.epoll(), tempfile.TemporaryFile(), netlink]
     gone = tempfile.NamedTemporaryFile(delete=False)
     os.unlink(gone.name)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(args[0])
     file = os.open(args[0], os.O_PATH)
-    ready(socket_file=file, listener=listener.fileno(), inet=keep[2].fileno())
+    ready(socket_file=file, listener=listener.fileno(), inet=inet.fileno())
     """
     path = f"/tmp/externalizer-test-{os.getpid()}"
     try:
