@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from externalizer.model import plan as model
 from externalizer.model.text import printable
 
 LOG = "restore.log"
+_REAP_SECONDS = 2.0  # criu has killed them before it ends; they only have to be waited for
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2), Linux 3.4
 
 
@@ -98,6 +100,7 @@ def _run(
                 keep_terminal=options.shell_job,
             )
         if status:
+            _reap_failed()
             raise explained(
                 "criu restore", status, logs.read(dirfd, LOG), os.path.join(images, LOG.encode()),
                 RestoreFailed, safe="nothing of the tree runs, the images are unchanged",
@@ -116,6 +119,15 @@ def _restored_pid(dirfd: int, pidfile: str) -> int:
 def _become_subreaper() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def _reap_failed() -> None:
+    """Wait for what a failed restore leaves: a zombie of ours would hold the pid that a retry needs."""
+    deadline = time.monotonic() + _REAP_SECONDS
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.005)
 
 
 def wait(pid: int) -> int:

@@ -90,8 +90,11 @@ CATALOGUE = (
 )
 
 _ERROR = re.compile(r"\bError \(")
-# Noise that stands in good logs too.
-_HARMLESS = re.compile(r"rlimit: Can't setup RLIMIT_NOFILE|kdat cache|One of more action scripts failed|exited, status=")
+# Noise that stands in good logs too, or only repeats that something failed.
+_HARMLESS = re.compile(
+    r"rlimit: Can't setup RLIMIT_NOFILE|kdat cache|One of more action scripts failed|exited, status="
+    r"|Script .* exited with|script failed with|Unable to detach from|Dumping FAILED|Restoring FAILED"
+)
 
 
 @dataclass(frozen=True, slots=True)
