@@ -12,14 +12,24 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ABI3 = "0x030A0000"  # CPython 3.10
-CFLAGS = ["-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2",
-          "-Wall", "-Wextra"]
+CFLAGS = [
+    "-std=gnu11",
+    "-O2",
+    "-g",
+    "-fvisibility=hidden",
+    "-fstack-protector-strong",
+    "-D_FORTIFY_SOURCE=2",
+    "-Wall",
+    "-Wextra",
+]
 
 # target below externalizer/native, sources, further flags of the link
 NATIVE = [
-    ("criu-plugins/externalizer.so", ["cext/criu_plugin/externalizer.c", "cext/criu_plugin/records.c",
-                                      "cext/criu_plugin/connect.c"],
-     ["-shared", "-Wl,-z,relro,-z,now"]),
+    (
+        "criu-plugins/externalizer.so",
+        ["cext/criu_plugin/externalizer.c", "cext/criu_plugin/records.c", "cext/criu_plugin/connect.c"],
+        ["-shared", "-Wl,-z,relro,-z,now"],
+    ),
     ("bin/externalize-hook", ["cext/hook/stub.c"], ["-pie", "-Wl,-z,relro,-z,now"]),
     ("lib/rlimits-shim.so", ["cext/shim/rlimits.c"], ["-shared", "-ldl"]),
 ]
@@ -34,11 +44,17 @@ class BuildNative(build_ext):
         for target, sources, link in NATIVE:
             path = os.path.join(base, "externalizer", "native", target)
             self.mkpath(os.path.dirname(path))
-            objects = self.compiler.compile(sources, output_dir=os.path.join(self.build_temp, "native"),
-                                            extra_postargs=[*CFLAGS, "-fPIC"], depends=[])
+            objects = self.compiler.compile(
+                sources,
+                output_dir=os.path.join(self.build_temp, "native"),
+                extra_postargs=[*CFLAGS, "-fPIC"],
+                depends=[],
+            )
             # The same flags and compiler as for the extension, but no libpython and no Python suffix.
-            self.spawn([*self.compiler.compiler_cxx[:0], *self.compiler.compiler[:1], *objects, "-o", path, *link])
-            os.chmod(path, 0o755)
+            self.spawn(
+                [*self.compiler.compiler_cxx[:0], *self.compiler.compiler[:1], *objects, "-o", path, *link]
+            )
+            os.chmod(path, 0o755)  # noqa: S103 - criu must be able to run and load it
 
     def get_outputs(self):
         base = self.build_lib
@@ -59,9 +75,25 @@ setup(
     ext_modules=[
         Extension(
             "externalizer.kernel._scan",
-            ["cext/scan/_scan.pyx", *sorted(f"cext/scan/{name}.c" for name in (
-                "buffer", "fdtable", "map", "mountinfo", "netns", "process", "procfile", "scan", "socks", "tree",
-                "unixdiag"))],
+            [
+                "cext/scan/_scan.pyx",
+                *sorted(
+                    f"cext/scan/{name}.c"
+                    for name in (
+                        "buffer",
+                        "fdtable",
+                        "map",
+                        "mountinfo",
+                        "netns",
+                        "process",
+                        "procfile",
+                        "scan",
+                        "socks",
+                        "tree",
+                        "unixdiag",
+                    )
+                ),
+            ],
             depends=["cext/scan/records.h", "cext/scan/scan.h"],
             define_macros=[("Py_LIMITED_API", ABI3)],
             extra_compile_args=CFLAGS,

@@ -164,10 +164,14 @@ class Checkpoint:
         planned = externalize(puppet.pid, "-o", self._plan)
         assert planned.code == 0, planned
         self.images.mkdir(mode=0o700)
-        return self._criu("dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", self._plan / "dump.conf", *words)
+        return self._criu(
+            "dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", self._plan / "dump.conf", *words
+        )
 
     def plain_restore(self, *words: str) -> Ran:
-        return self._criu("restore", "-d", "-o", "restore.log", "--config", self._plan / "restore.conf", *words)
+        return self._criu(
+            "restore", "-d", "-o", "restore.log", "--config", self._plan / "restore.conf", *words
+        )
 
     def _criu(self, verb: str, *words: str | Path) -> Ran:
         from externalizer.criu import shim

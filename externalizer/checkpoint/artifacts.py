@@ -10,8 +10,8 @@ PLAN_FILE = "externalizer-plan.json"
 
 
 def stored_plan(dirfd: int) -> Plan | None:
-    """The plan of the dump in this directory, None if it was dumped without the hook. Raises RestoreFailed."""
-    raw = images.read_file(dirfd, PLAN_FILE, missing_ok=True)
+    """The plan of the dump in this directory, None if dumped without the hook. Raises RestoreFailed."""
+    raw = images.read_optional(dirfd, PLAN_FILE)
     if raw is None:
         return None
     try:

@@ -33,9 +33,7 @@ class Options:
     passed_on: tuple[str, ...] = ()
 
 
-def dump(
-    pid: int, images: bytes, criu: Criu, options: Options, *, progress: Callable[[str], None]
-) -> Plan:
+def dump(pid: int, images: bytes, criu: Criu, options: Options, *, progress: Callable[[str], None]) -> Plan:
     """Dump the tree of `pid` into the directory `images`. Returns the plan it was dumped by.
 
     Raises as `survey`; Refused with the findings; CriuFailed with what criu's log tells; UsageError for an
@@ -108,7 +106,9 @@ def _run(
     plan: Plan,
     progress: Callable[[str], None],
 ) -> None:
-    progress(f"criu {'.'.join(map(str, criu.version))} dumps {plan.target.comm}[{pid}] into {printable(images)}")
+    progress(
+        f"criu {'.'.join(map(str, criu.version))} dumps {plan.target.comm}[{pid}] into {printable(images)}"
+    )
     with written_config(f"dump-{os.getpid()}", config.dump_conf(plan)) as conf:
         status = command.run(
             criu,

@@ -19,7 +19,8 @@ _INTERPRETER = "python"  # beside the hook stub, which reads it
 def paths(criu: Criu | None = None) -> Installed:
     """Plugin directory and hook. With `criu`, one that also holds that criu's own plugins.
 
-    The hook stub can't know which interpreter has our dependencies: it is told here, once. Raises Unsupported.
+    The hook stub can't know which interpreter has our dependencies: it is told here, once. Raises
+    Unsupported.
     """
     plugin_dir = installed.libdir_for(criu.path) if criu else installed.plugin_dir()
     hook = installed.hook_path()

@@ -39,11 +39,10 @@ def judge(snapshot: Snapshot) -> Found:
         if need.refuses:
             findings.append(_finding(need, need.reason))
         elif need.verdict in (MountVerdict.MUST, MountVerdict.SHOULD, MountVerdict.ROOT):
-            assert need.mount is not None
             source = verifier.verify(need)
             if source is None:
                 findings.append(_finding(need, _unverified(need)))
-            elif need.verdict is MountVerdict.ROOT:
+            elif need.mount is None or need.verdict is MountVerdict.ROOT:
                 root = printable(source.path)
             else:
                 mounts.append(
@@ -73,7 +72,9 @@ def _view(snapshot: Snapshot) -> MountView:
 
 def _unverified(need: MountNeed) -> str:
     places = ", ".join(printable(path) for path in need.candidates) or "no place"
-    return f"{need.reason}; no path of the host was found to show the same file or directory (tried: {places})"
+    return (
+        f"{need.reason}; no path of the host was found to show the same file or directory (tried: {places})"
+    )
 
 
 def _finding(need: MountNeed, reason: str) -> Finding:

@@ -35,7 +35,8 @@ def _connect(ours: socket.socket, planned: SocketPlan, pid: int) -> None:
     except OSError as error:
         holder = planned.holders[0]
         raise RestoreFailed(
-            f"{holder.comm} fd {holder.fd} can't be connected to {socket_name(target)} again: {error.strerror}",
+            f"{holder.comm} fd {holder.fd} can't be connected to {socket_name(target)} again: "
+            f"{error.strerror or error}",
             why="its messages would be lost",
             hint=f"start the receiver ({planned.peer.comm or 'unknown'}) and restore again",
         ) from error

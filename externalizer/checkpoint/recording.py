@@ -58,7 +58,9 @@ class Recorder:
         finally:
             os.close(fd)
         if status is None or (status.st_dev, status.st_ino) != (planned.target_dev, planned.target_ino):
-            raise Refused(f"unix socket {planned.ino}: {printable(path)} is no longer the socket it is connected to")
+            raise Refused(
+                f"unix socket {planned.ino}: {printable(path)} is no longer the socket it is connected to"
+            )
         return SocketFile(
             status.st_dev, status.st_ino, _shown(ids.uid(status.st_uid)), _shown(ids.gid(status.st_gid))
         )
@@ -67,7 +69,7 @@ class Recorder:
 def _needed(inside: int | None, ino: int, kind: str, outside: int) -> int:
     if inside is None:
         raise Refused(
-            f"unix socket {ino}: its server knows {kind} {outside}, which is not mapped in the task's user namespace",
+            f"unix socket {ino}: its server knows {kind} {outside}, not mapped in the task's user namespace",
             why="the restored task could not connect under it",
         )
     return inside
@@ -86,7 +88,9 @@ def _own_name(ino: int, usk: Any) -> OwnName | None:
         return OwnName(name)
     name = name.rstrip(b"\0")
     if name[:1] != b"/":
-        raise Refused(f"unix socket {ino} is bound by the relative name {printable(name)}, which can't be bound again")
+        raise Refused(
+            f"unix socket {ino} is bound by the relative name {printable(name)}, which can't be bound again"
+        )
     perms = usk.file_perms
     if not usk.HasField("file_perms"):
         return OwnName(name, unlinked=usk.deleted)

@@ -65,7 +65,7 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
 
 
 def _config(plan: model.Plan, criu: Criu, root: str | None) -> bytes:
-    """restore.conf for this host: the plugin and hook are where they are HERE, not where they were at dump."""
+    """restore.conf for this host: plugin and hook where they are HERE, not where they were at dump."""
     here = installation.paths(criu)
     replaced = {"libdir": here.plugin_dir, "action-script": here.hook}
     if root is not None:

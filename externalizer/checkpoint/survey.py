@@ -80,6 +80,7 @@ def socket_facts(snapshot: Snapshot) -> Iterator[SocketFacts]:
             side="client" if waits_at else side(sock, peer, listeners),
             tree_netns=netns,
             own=_own_credentials(snapshot, sock),
+            passcred=bool(sock.queued) and passes_credentials(snapshot, sock),
         )
 
 
@@ -106,9 +107,12 @@ def _own_credentials(snapshot: Snapshot, sock: UnixSocket) -> Credentials | None
 def passes_credentials(snapshot: Snapshot, sock: UnixSocket) -> bool:
     """Whether SO_PASSCRED is set; False where it can't be asked."""
     for ref in sock.holders:
-        with contextlib.suppress(TargetGone, NoAccess, OSError), Pidfd.open(ref.tid) as process:
-            with socket.socket(fileno=process.getfd(ref.fd)) as ours:
-                return bool(ours.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED))
+        with (
+            contextlib.suppress(TargetGone, NoAccess, OSError),
+            Pidfd.open(ref.tid) as process,
+            socket.socket(fileno=process.getfd(ref.fd)) as ours,
+        ):
+            return bool(ours.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED))
     return False
 
 

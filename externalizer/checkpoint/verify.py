@@ -87,8 +87,9 @@ def _server_side(tree: Restored, one: SocketPlan, described: dict[int, Peer], re
     """What the server recorded of us this time, if it has accepted the connection already."""
     peer = described.get(tree.ref(one).ino)
     client = one.client
-    assert client is not None
-    if peer is None or peer.client is None:
+    if client is None:
+        report.wrong.append(f"{_subject(one)}: the plan does not say under which credentials it connects")
+    elif peer is None or peer.client is None:
         report.unverified.append(f"{_subject(one)}: connected; its server has not accepted it yet")
     elif (peer.client.uid, peer.client.gid) != (client.uid, client.gid):
         report.wrong.append(

@@ -20,7 +20,9 @@ def pid_argument(text: str) -> int:
 
 def add_criu(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--criu", metavar="PATH", help="the criu to use; default: $EXTERNALIZER_CRIU, the private prefix, PATH"
+        "--criu",
+        metavar="PATH",
+        help="the criu to use; default: $EXTERNALIZER_CRIU, the private prefix, PATH",
     )
 
 

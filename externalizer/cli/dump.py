@@ -15,9 +15,15 @@ HELP = "checkpoint a process tree with criu, with all that reaches outside it ta
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pid", type=common.pid_argument, metavar="PID", help="root of the process tree")
-    parser.add_argument("-D", "--images-dir", required=True, metavar="IMAGES", help="directory for the images")
-    parser.add_argument("-R", "--leave-running", action="store_true", help="let the tree run on after the dump")
-    parser.add_argument("-j", "--shell-job", action="store_true", help="the tree belongs to a shell's session")
+    parser.add_argument(
+        "-D", "--images-dir", required=True, metavar="IMAGES", help="directory for the images"
+    )
+    parser.add_argument(
+        "-R", "--leave-running", action="store_true", help="let the tree run on after the dump"
+    )
+    parser.add_argument(
+        "-j", "--shell-job", action="store_true", help="the tree belongs to a shell's session"
+    )
     parser.add_argument("--tcp-established", action="store_true", help="dump established TCP connections")
     parser.add_argument(
         "--action-script", action="append", default=[], metavar="PATH",
@@ -38,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
     )
     images = common.check_directory_name(args.images_dir)
     try:
-        plan = checkpoint.dump(
-            args.pid, images, common.find_criu(args.criu), options, progress=common.note
-        )
+        plan = checkpoint.dump(args.pid, images, common.find_criu(args.criu), options, progress=common.note)
     except checkpoint.PlanRefused as refused:
         if args.json:
             sys.stdout.write(model.to_json(refused.plan).decode())

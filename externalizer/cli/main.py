@@ -37,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line; man pages and completions are made from it."""
     top = argparse.ArgumentParser(
         prog="externalize",
-        description="Make CRIU checkpoints of real processes succeed. `externalize PID` means `externalize plan PID`.",
+        description="Make CRIU checkpoints of real processes succeed. "
+        "`externalize PID` means `externalize plan PID`.",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"externalize {__version__}")

@@ -86,7 +86,7 @@ def _start(
         env=environ,
         stdin=None if keep_terminal else subprocess.DEVNULL,
         pass_fds=pass_fds,
-        preexec_fn=None if keep_terminal else os.setpgrp,  # noqa: PLW1509 - one thread, async-signal-safe
+        preexec_fn=None if keep_terminal else os.setpgrp,  # one thread; async-signal-safe
     )
 
 

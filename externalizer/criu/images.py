@@ -36,13 +36,20 @@ class ImageDamaged(CriuFailed):
         )
 
 
-def read_file(dirfd: int, name: str, *, missing_ok: bool = False) -> bytes | None:
-    """Read a regular file of the image directory without following links."""
+def read_optional(dirfd: int, name: str) -> bytes | None:
+    """Read a regular file of the image directory, None if there is none. Raises ImageDamaged."""
+    try:
+        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return read_file(dirfd, name)
+
+
+def read_file(dirfd: int, name: str) -> bytes:
+    """Read a regular file of the image directory without following links. Raises ImageDamaged."""
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dirfd)
     except FileNotFoundError:
-        if missing_ok:
-            return None
         raise ImageDamaged(name, "it is missing") from None
     except OSError as error:
         raise ImageDamaged(name, error.strerror or str(error)) from error
@@ -53,7 +60,11 @@ def read_file(dirfd: int, name: str, *, missing_ok: bool = False) -> bytes | Non
 
 
 def _body(raw: bytes, name: str, magic: int) -> memoryview:
-    if len(raw) < 8 or _U32.unpack_from(raw, 0)[0] != IMG_COMMON_MAGIC or _U32.unpack_from(raw, 4)[0] != magic:
+    if (
+        len(raw) < 8
+        or _U32.unpack_from(raw, 0)[0] != IMG_COMMON_MAGIC
+        or _U32.unpack_from(raw, 4)[0] != magic
+    ):
         raise ImageDamaged(name, "its magic is not that of this kind of image")
     return memoryview(raw)[8:]
 
@@ -84,7 +95,6 @@ class FilesImage:
     def __init__(self, dirfd: int) -> None:
         self._dirfd = dirfd
         raw = read_file(dirfd, self.NAME)
-        assert raw is not None
         view, at = _body(raw, self.NAME, FILES_MAGIC), 0
         self.entries: list[Any] = []
         while at < len(view):
@@ -110,7 +120,7 @@ class FilesImage:
 def queued_packets(dirfd: int) -> list[Any]:
     """The sk_packet_entry messages of sk-queues.img, without their data. No file = no packets."""
     name = "sk-queues.img"
-    raw = read_file(dirfd, name, missing_ok=True)
+    raw = read_optional(dirfd, name)
     if raw is None:
         return []
     view, at, packets = _body(raw, name, SK_QUEUES_MAGIC), 0, []

@@ -19,7 +19,7 @@ _TAIL = 4 << 20  # bytes of the log's end that are read: errors stand at the end
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A message of criu's: `pattern` is searched in a line; cause and remedy are sentences without full stop."""
+    """A message of criu's: `pattern` is searched in a line; cause and remedy have no full stop."""
 
     pattern: str
     cause: str
@@ -30,7 +30,7 @@ CATALOGUE = (
     Known(
         r"Can't get rlimit",
         "criu may not read the resource limits of another user's process: this root lacks CAP_SYS_RESOURCE",
-        "use `externalize dump`, which loads a small library that reads them from /proc, or grant the capability",
+        "use `externalize dump`: it loads a library that reads them from /proc; or grant the capability",
     ),
     Known(
         r"External socket is used|Can't dump half of stream unix connection|Can't dump name-less external",

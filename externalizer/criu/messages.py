@@ -68,9 +68,9 @@ def _build() -> dict[str, Any]:
                 field.type = _F.TYPE_MESSAGE
                 field.type_name = f".{package}.{kind}"
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))  # type: ignore[no-untyped-call]
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
         for name in _SCHEMA
     }
 

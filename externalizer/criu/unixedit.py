@@ -136,7 +136,9 @@ def lint(image: FilesImage, packets: Sequence[Any], recorded: Collection[int]) -
             problems.append(f"a queued packet belongs to no socket (id {packet.id_for:#x})")
         elif usk.uflags & USK_CALLBACK:
             kind = "descriptors" if packet.scm else "unread bytes"
-            problems.append(f"socket {usk.ino} is to be reconnected and has {kind} queued, which would be lost")
+            problems.append(
+                f"socket {usk.ino} is to be reconnected and has {kind} queued, which would be lost"
+            )
     return problems
 
 

@@ -115,7 +115,8 @@ def build(
     findings: Sequence[Finding],
 ) -> model.Plan:
     """Build the sealed plan. `root` is the host's path of the root mount of a tree with a mount namespace
-    of its own, printable, else empty. `findings` are those of the other rules: mounts, layout, what was unreadable."""
+    of its own, printable, else empty.
+    `findings` are those of the other rules: mounts, layout, what was unreadable."""
     judged = [socket_plan(facts, holder_of) for facts in sockets]
     both: list[tuple[str, str | None]] = [
         ("libdir", installed.plugin_dir),

@@ -1,4 +1,4 @@
-"""A plan as a person reads it: which descriptor, what it is connected to, what will happen, what to do next."""
+"""A plan as a person reads it: which descriptor, connected to what, what will happen, what to do next."""
 
 from __future__ import annotations
 

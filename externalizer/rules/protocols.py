@@ -44,13 +44,13 @@ STATEFUL: tuple[Protocol, ...] = (
         "D-Bus",
         "authentication, the unique name, owned names and match rules",
         (b"dbus-daemon", b"dbus-broker"),
-        ("*/system_bus_socket", "/run/user/*/bus", "@/tmp/dbus-*", "/tmp/dbus-*"),
+        ("*/system_bus_socket", "/run/user/*/bus", "@/tmp/dbus-*", "/tmp/dbus-*"),  # noqa: S108 - patterns
     ),
     Protocol(
         "X11",
         "windows, graphics contexts and atoms",
         (b"Xorg", b"Xwayland", b"Xvfb", b"Xephyr", b"Xtigervnc"),
-        ("@/tmp/.X11-unix/X*", "/tmp/.X11-unix/X*"),
+        ("@/tmp/.X11-unix/X*", "/tmp/.X11-unix/X*"),  # noqa: S108
     ),
     Protocol("Wayland", "surfaces and buffers", (b"weston", b"kwin_wayland", b"sway"), ("*/wayland-[0-9]*",)),
     Protocol(

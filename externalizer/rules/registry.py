@@ -1,4 +1,4 @@
-"""What a rule is. Rules are pure: facts in, a judgement out. The first rule of a list that matches decides."""
+"""What a rule is: pure, facts in, a judgement out. The first rule of a list that matches decides."""
 
 from __future__ import annotations
 

@@ -51,15 +51,25 @@ def _unknown(f: SocketFacts) -> str | None:
 
 def _foreign_netns(f: SocketFacts) -> str | None:
     if f.socket.netns not in f.tree_netns:
-        return "it was made in a net namespace that no task of the tree is in, and criu does not find it there"
+        return (
+            "it was made in a net namespace that no task of the tree is in, and criu does not find it there"
+        )
     if f.dgram and f.peer_socket is not None and f.peer_socket.netns not in f.tree_netns:
-        return "its peer is in a net namespace that no task of the tree is in, and criu does not find it there"
+        return (
+            "its peer is in a net namespace that no task of the tree is in, and criu does not find it there"
+        )
     return None
 
 
 def _unaccepted_with_data(f: SocketFacts) -> str | None:
     if f.unaccepted and f.socket.unsent:
         return "its server has not accepted it yet and there is data on the way, which criu can't read"
+    return None
+
+
+def _credentials_queued(f: SocketFacts) -> str | None:
+    if f.socket.queued and f.passcred:
+        return "it has SO_PASSCRED set and unread messages with credentials, which criu can't dump"
     return None
 
 
@@ -100,7 +110,9 @@ def _stateful(f: SocketFacts) -> str | None:
 
 def _unread(f: SocketFacts) -> str | None:
     if f.socket.queued:
-        return f"{f.socket.queued} unread bytes are queued: they are kept; a new connection could not carry on"
+        return (
+            f"{f.socket.queued} unread bytes are queued: they are kept; a new connection could not carry on"
+        )
     return None
 
 
@@ -143,6 +155,8 @@ UNIX_SOCKETS: tuple[Rule[SocketFacts], ...] = (
     Rule("unix-foreign-netns", _foreign_netns, Action.REFUSE, Verdict.REFUSED,
          "close the connection before the dump"),
     Rule("unix-unaccepted-data", _unaccepted_with_data, Action.REFUSE, Verdict.REFUSED, _RETRY),
+    Rule("unix-credentials-queued", _credentials_queued, Action.REFUSE, Verdict.REFUSED,
+         "let the program read its queue, then try again"),
     Rule("unix-dgram", _dgram_named, Action.DATAGRAM, Verdict.HANDLED),
     Rule("unix-dgram-nameless", _dgram_nameless, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-nameless-peer", _no_name, Action.HANGUP, Verdict.HANDLED),

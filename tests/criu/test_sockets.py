@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from puppets import Checkpoint, Puppet, PuppetError, accept, adopt_orphans, alive, externalize, listening, seen, state
+from puppets import (
+    Checkpoint,
+    Puppet,
+    PuppetError,
+    accept,
+    adopt_orphans,
+    alive,
+    externalize,
+    listening,
+    seen,
+    state,
+)
 
 pytestmark = pytest.mark.criu
 
@@ -76,7 +87,9 @@ def test_a_client_is_reconnected_with_its_credentials(
             assert user.ask("select.select([c], [], [], 20); _ = c.recv(10)") == b"reply"
 
 
-def test_plain_criu_alone_fails_on_it(puppet: Puppet, checkpoint: Checkpoint, place: Path, criu_binary: str) -> None:
+def test_plain_criu_alone_fails_on_it(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path, criu_binary: str
+) -> None:
     """What the tool is for: without options criu refuses, and the program runs on."""
     with listening(place / "server.sock") as server:
         connect(puppet, str(place / "server.sock"))
@@ -88,10 +101,14 @@ def test_plain_criu_alone_fails_on_it(puppet: Puppet, checkpoint: Checkpoint, pl
             assert puppet.ask("_ = 3") == 3
 
 
-def test_a_client_keeps_its_own_name_with_mode_and_owner(user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+def test_a_client_keeps_its_own_name_with_mode_and_owner(
+    user: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
     own = str(place / "puppet" / "own.sock")
     with listening(place / "server.sock") as server:
-        user.ask(f"c = socket.socket(socket.AF_UNIX); c.bind({own!r}); c.connect({str(place / 'server.sock')!r})")
+        user.ask(
+            f"c = socket.socket(socket.AF_UNIX); c.bind({own!r}); c.connect({str(place / 'server.sock')!r})"
+        )
         os.chmod(own, 0o640)
         with accept(server) as first:
             plan = externalize(user.pid, "--dry-run", "--json")
@@ -130,7 +147,9 @@ def test_a_datagram_client_goes_on_with_its_queue_and_credentials(
         assert user.ask("_ = c.getsockname()") == own
 
 
-def test_a_server_keeps_unread_bytes_and_its_listener(puppet: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+def test_a_server_keeps_unread_bytes_and_its_listener(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
     """The tree is the server: its client sees a close, the unread bytes stay, new clients are served."""
     name = str(place / "puppet" / "listen.sock")
     puppet.ask(f"l = socket.socket(socket.AF_UNIX); l.bind({name!r}); l.listen(4); l.settimeout(20)")
@@ -155,7 +174,9 @@ def test_a_server_keeps_unread_bytes_and_its_listener(puppet: Puppet, checkpoint
         assert again.recv(10) == b"hello"
 
 
-def test_a_client_with_unread_bytes_reads_them_then_eof(puppet: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+def test_a_client_with_unread_bytes_reads_them_then_eof(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
     with listening(place / "server.sock") as server:
         connect(puppet, str(place / "server.sock"))
         with accept(server) as first:
@@ -175,7 +196,9 @@ def test_half_a_socketpair_is_hung_up_with_its_queued_descriptor(
     with listening(name) as server:
         connect(puppet, name)
         with accept(server) as hand:
-            puppet.ask("x, y = socket.socketpair(); socket.send_fds(c, [b'y'], [y.fileno()]); y.close(); _ = None")
+            puppet.ask(
+                "x, y = socket.socketpair(); socket.send_fds(c, [b'y'], [y.fileno()]); y.close(); _ = None"
+            )
             _, (fd,), _, _ = socket.recv_fds(hand, 1, 1)
             puppet.ask("c.close()")
             with socket.socket(fileno=fd) as outside, (place / "payload").open("w+") as payload:
@@ -218,7 +241,9 @@ def test_an_unaccepted_client_with_data_is_refused_unharmed(
         assert puppet.ask("_ = 5") == 5
 
 
-def test_a_socket_opened_after_the_plan_is_taken_care_of(user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+def test_a_socket_opened_after_the_plan_is_taken_care_of(
+    user: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
     """The plugin decides at dump time: the race between scan and dump is none."""
     with listening(place / "server.sock") as server:
         planned = externalize(user.pid, "-o", checkpoint._plan)
@@ -323,7 +348,9 @@ def test_without_the_hook_the_plugin_refuses_and_the_program_runs_on(
         with accept(server) as connection:
             assert externalize(puppet.pid, "-o", checkpoint._plan).code == 0
             conf = checkpoint._plan / "dump.conf"
-            conf.write_text("\n".join(line for line in conf.read_text().split("\n") if "action-script" not in line))
+            conf.write_text(
+                "\n".join(line for line in conf.read_text().split("\n") if "action-script" not in line)
+            )
             checkpoint.images.mkdir(mode=0o700)
             done = checkpoint._criu("dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", conf)
             assert done.code != 0
@@ -348,7 +375,9 @@ def test_leave_running_and_dump_again(user: Puppet, checkpoint: Checkpoint, plac
             assert seen(connection).uid == USER
 
 
-def test_criu_pre_dump_is_not_disturbed_by_the_plugin(puppet: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+def test_criu_pre_dump_is_not_disturbed_by_the_plugin(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
     """init at stage PRE_DUMP does nothing. Where this kernel can't pre-dump at all, it can't without us either."""
     assert externalize(puppet.pid, "-o", checkpoint._plan).code == 0
     checkpoint.images.mkdir(mode=0o700)

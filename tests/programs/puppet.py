@@ -1,7 +1,7 @@
 """The program that tests checkpoint: does what lines in a file say, and writes down what came of it.
 
-Usage: puppet.py DIRECTORY UID GID [GROUP…]. It reads DIRECTORY/orders, one Python statement a line, and after line N writes
-DIRECTORY/done.N: repr() of the variable `_`, or of the exception. Nothing is held open between two orders,
+Usage: puppet.py DIRECTORY UID GID [GROUP…]. It reads DIRECTORY/orders, one Python statement a line, and
+after line N writes DIRECTORY/done.N: repr() of the variable `_`, or of the exception. Nothing is held open between two orders,
 so that the control channel is no obstacle to a dump. `orders` only grows; a restored puppet goes on where it
 was.
 """
@@ -20,8 +20,16 @@ PATIENCE = 0.005  # seconds between two looks at the orders
 
 
 def main(directory):
-    names = {"os": os, "socket": socket, "select": select, "struct": struct, "threading": threading,
-             "signal": signal, "time": time, "sys": sys}
+    names = {
+        "os": os,
+        "socket": socket,
+        "select": select,
+        "struct": struct,
+        "threading": threading,
+        "signal": signal,
+        "time": time,
+        "sys": sys,
+    }
     done = 0
     while True:
         with open(f"{directory}/orders") as file:

@@ -65,7 +65,7 @@ def run(pid: int, images: int) -> None:
 
 
 def _seen(images: int) -> dict[int, Seen]:
-    raw = criu_images.read_file(images, SEEN_FILE, missing_ok=True)
+    raw = criu_images.read_optional(images, SEEN_FILE)
     try:
         return {one.ino: one for one in unpack_seen(raw or b"")}
     except RecordDamaged as error:

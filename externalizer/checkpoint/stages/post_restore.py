@@ -35,4 +35,4 @@ def run(pid: int, images: int) -> None:
             why="the program would go on with wrong connections",
             hint="look at the servers they name, then restore again: the images are unchanged",
         )
-    say(f"{len(plan.sockets)} external sockets as planned, {len(report.unverified)} of them not verifiable yet")
+    say(f"{len(plan.sockets)} external sockets as planned, {len(report.unverified)} not verifiable yet")

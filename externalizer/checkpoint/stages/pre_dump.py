@@ -50,7 +50,9 @@ def refuse(plan: Plan) -> None:
     if not plan.refusals:
         return
     reasons = "; ".join(f"{one.subject}: {one.evidence} [{one.rule}]" for one in plan.refusals)
-    raise Refused(f"{len(plan.refusals)} obstacles: {reasons}", hint=f"`externalize {plan.target.pid}` explains")
+    raise Refused(
+        f"{len(plan.refusals)} obstacles: {reasons}", hint=f"`externalize {plan.target.pid}` explains"
+    )
 
 
 def _mounts_as_planned(registered: Plan, now: Plan) -> None:
@@ -70,6 +72,6 @@ def _warn_of_other_scripts(criu: int) -> None:
     words = procfs.cmdline(criu)
     if any(word == b"--action-script" or word.startswith(b"--action-script=") for word in words):
         say(
-            "warning: criu was given another --action-script on its command line; it runs BEFORE this hook and "
-            "sees images without our edits. `externalize dump --action-script` runs it after"
+            "warning: criu was given another --action-script on its command line; it runs BEFORE this hook "
+            "and sees images without our edits. `externalize dump --action-script` runs it after"
         )
