@@ -96,16 +96,18 @@ static void parse_optional(const char *field, struct ez_mount *mount)
 		mount->unbindable = 1;
 }
 
+/* Of a table without a namespace (ns = 0) only the ids are of interest: it is none of the tree's. */
 static int store(struct ez_walk *walk, struct ez_mount *mount, char *text[6])
 {
 	bool local = is_local(text[3]);
 	int ret;
 
+	ret = ez_map_put(&walk->mnt_ids, (uint64_t)(uint32_t)mount->mnt_id + 1, mount->dev << 1 | local);
 	if (!local)
 		walk->careful = true;
-	ret = ez_map_put(&walk->mnt_ids, (uint64_t)(uint32_t)mount->mnt_id + 1, mount->dev << 1 | local);
-	if (!ret)
-		ret = add_text(walk, text[0], &mount->root_off, &mount->root_len);
+	if (ret || !mount->mnt_ns)
+		return ret;
+	ret = add_text(walk, text[0], &mount->root_off, &mount->root_len);
 	if (!ret)
 		ret = add_text(walk, text[1], &mount->mountpoint_off, &mount->mountpoint_len);
 	if (!ret)
@@ -221,6 +223,23 @@ static int open_table(struct ez_walk *walk, int dirfd, int *fd_out)
 	return ret;
 }
 
+/* A descriptor of the tree may be of a mount in our namespace, as those that a container was started with. */
+static int learn_own_mounts(struct ez_walk *walk)
+{
+	uint64_t own;
+	int ret;
+
+	if (walk->own_mounts_known)
+		return 0;
+	walk->own_mounts_known = true;
+	ret = ez_read_ns(walk->proc_fd, "thread-self/ns/mnt", &own);
+	if (!ret && ez_map_get(&walk->mnt_done, own))
+		return 0;
+	if (!ret)
+		ret = ez_slurp_at(walk->proc_fd, "thread-self/mountinfo", &walk->scratch);
+	return ret ? ret : parse_table(walk, 0);
+}
+
 /* memfds lie on a mount of the kernel's own that no table shows. */
 static int learn_memfd_mount(struct ez_walk *walk)
 {
@@ -263,7 +282,11 @@ int ez_mounts_read(struct ez_walk *walk, int dirfd, int32_t tid, uint64_t ns)
 		walk->careful = true;
 		ret = ez_unreadable_add(walk, tid, -1, EZ_WHAT_MOUNTINFO, -ret);
 	}
+	if (!ret)
+		ret = ez_map_put(&walk->mnt_done, ns, 1);
+	if (!ret)
+		ret = learn_own_mounts(walk);
 	if (!ret && walk->careful && !careful)
 		ret = learn_memfd_mount(walk);
-	return ret ? ret : ez_map_put(&walk->mnt_done, ns, 1);
+	return ret;
 }

@@ -84,7 +84,8 @@ struct ez_walk {
 	bool careful; /* file systems are around on which touching a file may block */
 	bool no_pidfd_getfd; /* this kernel has none */
 	bool no_pidfd_thread;
-	bool no_children; /* this kernel has no children files */
+	bool own_mounts_known; /* ids of the mounts in our own namespace are in mnt_ids */
+	bool no_children;      /* this kernel has no children files */
 };
 
 /* Records something that couldn't be read; `error` is a positive errno. */
