@@ -1,0 +1,36 @@
+"""The plugin's record parser under ASan and UBSan, with damaged files."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from support import PROGRAMS
+
+from externalizer.model.record import OwnName, RestoreRecord, SocketFile, pack_policy, pack_restore
+
+ROOT = PROGRAMS.parent.parent
+ROUNDS = 200_000
+
+
+def test_no_damage_makes_the_parser_read_outside_a_record(build_directory: Path) -> None:
+    records = [
+        RestoreRecord(7, 1, b"/run/server.sock", 1234, 1235, (1, 2, 3), (0, 0), SocketFile(5, 6, 0, 0)),
+        RestoreRecord(8, 5, b"\0abstract", 0, 0, (), None, None, OwnName(b"/run/own", 0o600, 1, 2, True)),
+        RestoreRecord(9, 1, b"/" + b"x" * 4000, 0, 0, tuple(range(200)), (1, 1), None, OwnName(b"\0\0001")),
+    ]
+    files = [build_directory / "restore.bin", build_directory / "policy.bin"]
+    files[0].write_bytes(pack_restore(records))
+    files[1].write_bytes(pack_policy([3, 4, 5], 1, 2))
+    program = build_directory / "records_fuzz"
+    subprocess.run(
+        ["cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined",
+         "-fno-sanitize-recover=all", "-o", program, ROOT / "tests/fuzz/records_fuzz.c",
+         ROOT / "cext/criu_plugin/records.c"],
+        check=True, timeout=120,
+    )  # fmt: skip
+    done = subprocess.run(
+        [program, str(ROUNDS), "20260101", *files], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "accepted" in done.stdout
