@@ -84,6 +84,8 @@ def _parse(cls: Any, raw: memoryview, name: str) -> Any:
         message.ParseFromString(bytes(raw))
     except Exception as error:  # protobuf's DecodeError differs between its implementations
         raise ImageDamaged(name, f"an entry can't be decoded: {error}") from error
+    if not message.IsInitialized():  # not every implementation of protobuf checks that itself
+        raise ImageDamaged(name, "an entry lacks required fields")
     return message
 
 
