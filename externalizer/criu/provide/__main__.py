@@ -58,6 +58,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             raise NoAccess("only root can run and install criu", hint="run it as root")
         directory = os.path.abspath(args.prefix) if args.prefix else find.prefix_directory(environ)
         settings = Settings(Prefix(directory), _notice)
+        settings.prefix.tidy()
         _ensure_criu(settings, {**environ, find.PREFIX_VARIABLE: directory}, args.force)
         for name in args.tools:
             made, new = ensure_tool(settings, name)

@@ -63,16 +63,17 @@ _URI_LINE = re.compile(r"^'[^']*' (\S+) (\d+) SHA256:([0-9a-f]{64})$", re.MULTIL
 
 
 class Failure(enum.Enum):
-    """Why apt failed, as far as it matters for what to do."""
+    """Why packages can't be had, as far as it matters for what to do; what says most comes first."""
 
     SIGNATURE = "signature"
     OFFLINE = "offline"
+    BROKEN = "broken"  # unpacked well, but the program doesn't work on this machine
     MISSING = "missing"
     OTHER = "other"
 
 
 class AptError(Exception):
-    """apt-get failed; the message is its most telling line."""
+    """The packages can't be had, or what they hold can't be used; the message is one telling line."""
 
     def __init__(self, failure: Failure, line: str) -> None:
         super().__init__(line)

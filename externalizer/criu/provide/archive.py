@@ -15,12 +15,14 @@ _HINTS = {
     Failure.SIGNATURE: "bring the keyring up to date "
     "(apt-get install --only-upgrade debian-archive-keyring), or " + debian.BY_HAND,
     Failure.OFFLINE: "check the network, the mirror and apt's proxy settings, or " + debian.BY_HAND,
+    Failure.BROKEN: debian.BY_HAND,
     Failure.MISSING: debian.BY_HAND,
     Failure.OTHER: "see what `apt-get update` says, or " + debian.BY_HAND,
 }
 _WHATS = {
     Failure.SIGNATURE: "Debian's archive can't be verified with this machine's keyring",
     Failure.OFFLINE: "Debian's mirror can't be reached",
+    Failure.BROKEN: "the program in Debian's packages doesn't work on this machine",
     Failure.MISSING: "Debian's archive, as this machine reaches it, has no package that will do",
     Failure.OTHER: "apt-get failed",
 }
@@ -29,6 +31,12 @@ _WHATS = {
 def unsupported(error: AptError, tried: Sequence[str] = ()) -> Unsupported:
     """Make the error for users: what failed, apt's own words (or those for each suite), what to do."""
     return Unsupported(_WHATS[error.failure], why="; ".join(tried) or str(error), hint=_HINTS[error.failure])
+
+
+def most_telling(failures: Sequence[AptError]) -> AptError:
+    """Return the first failure of the kind that says most. There must be one."""
+    order = list(Failure)
+    return min(failures, key=lambda error: order.index(error.failure))
 
 
 def machine_sources(apt: Apt) -> list[debian.Source]:
@@ -77,8 +85,7 @@ def update_suite(apt: Apt, sources: Sequence[debian.Source], suite: str) -> tupl
         if found:
             return tuple(dict.fromkeys(source.codename for source in found))
         failures.append(AptError(Failure.SIGNATURE, f"the {suite} found is not Debian's"))
-    order = list(Failure)
-    raise min(failures, key=lambda error: order.index(error.failure))
+    raise most_telling(failures)
 
 
 def update_own(apt: Apt, sources: Sequence[debian.Source]) -> tuple[str, ...]:

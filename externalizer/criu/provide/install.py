@@ -14,7 +14,7 @@ from externalizer.criu.provide.apt import Apt, AptError, Failure, Package
 from externalizer.criu.provide.manifest import Manifest
 from externalizer.criu.provide.prefix import Prefix
 from externalizer.criu.provide.tools import TOOLS, Tool
-from externalizer.errors import Unsupported, UsageError
+from externalizer.errors import UsageError
 
 _PROBE_SECONDS = 30
 
@@ -90,31 +90,27 @@ def _build(
     return made
 
 
-def _install(
-    work: _Work, recipe: _Recipe, packages: Sequence[Package], suites: tuple[str, ...]
-) -> tuple[Manifest, str]:
-    """Build, probe and put in use. Return the manifest and "", or why it can't be used (nothing is left)."""
+def _install(work: _Work, recipe: _Recipe, packages: Sequence[Package], suites: tuple[str, ...]) -> Manifest:
+    """Build, probe and put in use. Raises `AptError` if it can't be used; nothing is left of it then."""
     prefix = work.settings.prefix
     into = prefix.new(recipe.name)
-    problem = "interrupted"
     try:
         made = _build(work, recipe, packages, suites, into)
         problem = recipe.probe(into)
-        if not problem:
-            prefix.use(recipe.name, into)
-        return made, problem
+        if problem:
+            raise AptError(Failure.BROKEN, problem)
+        prefix.use(recipe.name, into)
+        return made
     finally:
         if os.path.realpath(prefix.link(recipe.name)) != into:
             prefix.discard(into)
 
 
-def _too_old(packages: Sequence[Package]) -> str:
-    """Return why the suite's criu won't do, or ""."""
+def _require_new_enough(packages: Sequence[Package]) -> None:
     found = next((package.version for package in packages if package.name == "criu"), "")
     version = versions.from_package(found)
     if version is None or version < versions.MINIMUM:
-        return f"its criu {found} is older than {versions.dotted(versions.MINIMUM)}"
-    return ""
+        raise AptError(Failure.MISSING, f"its criu {found} is older than {versions.dotted(versions.MINIMUM)}")
 
 
 def _suites(own: str) -> tuple[str, ...]:
@@ -132,32 +128,27 @@ def install_criu(settings: Settings) -> Manifest:
     machine's keyring can't verify, or no criu that works. Nothing is left behind then.
     """
     own = debian.require_debian(settings.os_release)
+    failures: list[AptError] = []
     tried: list[str] = []
-    refused = AptError(Failure.MISSING, "")
+    seen: set[str] = set()
     with _work(settings) as work:
         sources = archive.machine_sources(work.apt)
-        seen: set[str] = set()
         for suite in _suites(own):
-            if suite in seen:
+            if suite in seen:  # by its code name
                 continue
             try:
-                suites = archive.update_suite(work.apt, sources, suite)
-                seen.update(suites)
+                codenames = archive.update_suite(work.apt, sources, suite)
+                seen.update(codenames)
                 packages = work.apt.resolve(_CRIU.packages)
-                problem = _too_old(packages)
-                if not problem:
-                    made, problem = _install(work, _CRIU, packages, suites)
-                    if not problem:
-                        return made
+                _require_new_enough(packages)
+                return _install(work, _CRIU, packages, codenames)
             except AptError as error:
                 if error.failure in (Failure.OFFLINE, Failure.OTHER):
                     raise  # no reason to take a later suite
-                if error.failure is Failure.SIGNATURE:
-                    refused = error
-                problem = str(error)
-            tried.append(f"{suite}: {problem}")
-            settings.notice(f"passed over {tried[-1]}")
-    raise archive.unsupported(refused, tried)
+                failures.append(error)
+                tried.append(f"{suite}: {error}")
+                settings.notice(f"passed over {tried[-1]}")
+    raise archive.unsupported(archive.most_telling(failures), tried)
 
 
 def _probe_tool(tool: Tool, directory: str) -> str:
@@ -194,7 +185,4 @@ def ensure_tool(settings: Settings, name: str) -> tuple[Manifest, bool]:
     recipe = _Recipe(name, tool.packages, tool.programs, lambda directory: _probe_tool(tool, directory))
     with _work(settings) as work:
         suites = archive.update_own(work.apt, archive.machine_sources(work.apt))
-        made, problem = _install(work, recipe, work.apt.resolve(tool.packages), suites)
-    if problem:
-        raise Unsupported(f"{name} was unpacked but doesn't run here", why=problem)
-    return made, True
+        return _install(work, recipe, work.apt.resolve(tool.packages), suites), True

@@ -81,6 +81,21 @@ class Prefix:
         finally:
             os.umask(old)
 
+    def tidy(self) -> None:
+        """Remove what killed or replaced installations left, unless nothing is there or someone installs."""
+        try:
+            fd = os.open(os.path.join(self.path, ".lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._prepare()
+            self._remove_leftovers()
+        except BlockingIOError:
+            return
+        finally:
+            os.close(fd)
+
     def _remove_leftovers(self) -> None:
         tools = os.path.join(self.path, _TOOLS)
         links = [self.link("criu"), *(os.path.join(tools, name) for name in os.listdir(tools))]
