@@ -19,6 +19,7 @@ from externalizer.criu.shim import LAUNCHER_MARK
 from externalizer.errors import Unsupported
 
 _PT_INTERP = 3  # elf(5)
+_PATH_MAX = 4096  # linux/limits.h
 _LINKS_MAX = 40  # as the kernel's own limit, path_resolution(7)
 
 _LAUNCHER = """\
@@ -104,10 +105,20 @@ def interpreter(program: str) -> str:
 
     Raises ValueError if it is no dynamically linked ELF program.
     """
+    try:
+        found = _interpreter(program)
+    except struct.error as error:
+        raise ValueError(f"{program} is a damaged ELF program") from error
+    if not found:
+        raise ValueError(f"{program} is no ELF program that names a loader")
+    return found
+
+
+def _interpreter(program: str) -> str:
     with open(program, "rb") as file:
         ident = file.read(16)
-        if ident[:4] != b"\x7fELF" or ident[4] not in (1, 2) or ident[5] not in (1, 2):
-            raise ValueError(f"{program} is no ELF program")
+        if len(ident) < 16 or ident[:4] != b"\x7fELF" or ident[4] not in (1, 2) or ident[5] not in (1, 2):
+            return ""
         wide = ident[4] == 2
         order = "<" if ident[5] == 1 else ">"
         header = struct.Struct(order + ("HHIQQQIHHH" if wide else "HHIIIIIHHH"))
@@ -120,8 +131,8 @@ def interpreter(program: str) -> str:
                 continue
             offset, size = (fields[2], fields[5]) if wide else (fields[1], fields[4])
             file.seek(offset)
-            return os.fsdecode(file.read(min(size, os.pathconf("/", "PC_PATH_MAX"))).rstrip(b"\0"))
-    raise ValueError(f"{program} names no loader")
+            return os.fsdecode(file.read(min(size, _PATH_MAX)).rstrip(b"\0"))
+    return ""
 
 
 def library_path(root: str, loader: str) -> list[str]:
