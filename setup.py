@@ -6,6 +6,7 @@ in a directory of its own, because criu loads every *.so that lies in its plugin
 """
 
 import os
+from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -13,26 +14,19 @@ from setuptools.command.build_ext import build_ext
 
 ABI3 = "0x030A0000"  # CPython 3.10
 CFLAGS = [
-    "-std=gnu11",
-    "-O2",
-    "-g",
-    "-fvisibility=hidden",
-    "-fstack-protector-strong",
-    "-D_FORTIFY_SOURCE=2",
-    "-Wall",
-    "-Wextra",
-]
+    "-std=gnu11", "-O2", "-g", "-fvisibility=hidden", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2",
+    "-Wall", "-Wextra",
+]  # fmt: skip
+HARDENED = ["-Wl,-z,relro,-z,now"]
 
-# target below externalizer/native, sources, further flags of the link
+# target below externalizer/native, sources, further words for the linker
 NATIVE = [
-    (
-        "criu-plugins/externalizer.so",
-        ["cext/criu_plugin/externalizer.c", "cext/criu_plugin/records.c", "cext/criu_plugin/connect.c"],
-        ["-shared", "-Wl,-z,relro,-z,now"],
-    ),
-    ("bin/externalize-hook", ["cext/hook/stub.c"], ["-pie", "-Wl,-z,relro,-z,now"]),
-    ("lib/rlimits-shim.so", ["cext/shim/rlimits.c"], ["-shared", "-ldl"]),
+    ("criu-plugins/externalizer.so", sorted(glob("cext/criu_plugin/*.c")), ["-shared", *HARDENED]),
+    ("bin/externalize-hook", sorted(glob("cext/hook/*.c")), ["-pie", *HARDENED]),
+    ("lib/rlimits-shim.so", sorted(glob("cext/shim/*.c")), ["-shared", *HARDENED]),
 ]
+SCAN = ["cext/scan/_scan.pyx", *sorted(set(glob("cext/scan/*.c")) - {"cext/scan/_scan.c"})]
+HEADERS = sorted(glob("cext/*/*.h"))
 
 
 class BuildNative(build_ext):
@@ -48,19 +42,19 @@ class BuildNative(build_ext):
                 sources,
                 output_dir=os.path.join(self.build_temp, "native"),
                 extra_postargs=[*CFLAGS, "-fPIC"],
-                depends=[],
+                depends=HEADERS,
             )
-            # The same flags and compiler as for the extension, but no libpython and no Python suffix.
-            self.spawn(
-                [*self.compiler.compiler_cxx[:0], *self.compiler.compiler[:1], *objects, "-o", path, *link]
-            )
+            # Not by link_shared_object: that is for Python extensions and adds libpython's path.
+            self.spawn([*self.compiler.compiler[:1], *objects, "-o", path, *link])
             os.chmod(path, 0o755)  # noqa: S103 - criu must be able to run and load it
 
     def get_outputs(self):
-        base = self.build_lib
-        return super().get_outputs() + [
-            os.path.join(base, "externalizer", "native", target) for target, _, _ in NATIVE
-        ]
+        native = os.path.join(self.build_lib, "externalizer", "native")
+        return super().get_outputs() + [os.path.join(native, target) for target, _, _ in NATIVE]
+
+    def get_source_files(self):
+        """What an sdist must hold."""
+        return super().get_source_files() + HEADERS + [name for _, names, _ in NATIVE for name in names]
 
 
 class AbiWheel(bdist_wheel):
@@ -75,26 +69,8 @@ setup(
     ext_modules=[
         Extension(
             "externalizer.kernel._scan",
-            [
-                "cext/scan/_scan.pyx",
-                *sorted(
-                    f"cext/scan/{name}.c"
-                    for name in (
-                        "buffer",
-                        "fdtable",
-                        "map",
-                        "mountinfo",
-                        "netns",
-                        "process",
-                        "procfile",
-                        "scan",
-                        "socks",
-                        "tree",
-                        "unixdiag",
-                    )
-                ),
-            ],
-            depends=["cext/scan/records.h", "cext/scan/scan.h"],
+            SCAN,
+            depends=HEADERS,
             define_macros=[("Py_LIMITED_API", ABI3)],
             extra_compile_args=CFLAGS,
             py_limited_api=True,
