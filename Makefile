@@ -8,10 +8,10 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 
 # An editable install sees changed Python code at once, but doesn't rebuild changed native code.
-PACKAGING := pyproject.toml setup.py scripts/choose-python
+PACKAGING := pyproject.toml setup.py .ci/choose-python
 NATIVE_SOURCES := $(shell find cext -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' \))
 
-.PHONY: help setup criu
+.PHONY: help setup criu demo test lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name what; do \
@@ -22,7 +22,7 @@ setup: $(VENV)/.native ## make .venv with all that development needs, and build 
 # A .venv whose Python is gone (an upgrade of the system) is made anew, else it is only brought up to date.
 $(VENV)/.packages: $(PACKAGING)
 	@$(PYTHON) -c 'import pip' 2>/dev/null || \
-		{ python=$$(scripts/choose-python) && "$$python" -m venv --clear $(VENV); }
+		{ python=$$(.ci/choose-python) && "$$python" -m venv --clear $(VENV); }
 	$(PYTHON) -m pip install --quiet --editable '.[dev]'
 	touch $@
 
@@ -32,3 +32,24 @@ $(VENV)/.native: $(VENV)/.packages $(NATIVE_SOURCES)
 
 criu: setup ## find a working criu, or install one into a private prefix; TOOLS="redis" adds programs for tests
 	$(PYTHON) -m externalizer.criu.provide $(if $(TOOLS),--tools $(TOOLS))
+
+demo: criu ## the main job on a real example: sockets and mounts outside, dumped and restored
+	$(PYTHON) -m externalizer.cli.main demo
+
+# In namespaces of their own (tests/isolated.py): no other process takes a pid that a restore needs.
+TESTS ?= tests
+test: criu ## run all tests, real criu included (root); TESTS="tests/unit" runs some
+	$(PYTHON) tests/isolated.py $(PYTHON) -m pytest $(TESTS)
+
+C_SOURCES := $(shell find cext tests -type f -name '*.c' ! -name _scan.c)
+lint: setup ## check style, types, import layers, Cython and C warnings
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict externalizer
+	$(VENV)/bin/lint-imports
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint --max-line-length 110 cext
+	for source in $(C_SOURCES); do \
+		$(CC) -std=gnu11 -O2 -D_FORTIFY_SOURCE=2 -Wall -Wextra -Werror -c -o /dev/null "$$source" || exit 1; done
+
+clean: ## remove what was built here; .venv and the private prefix stay
+	rm -rf build dist *.egg-info externalizer/native externalizer/kernel/*.so cext/scan/_scan.c $(VENV)/.native

@@ -5,10 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from containers import Container
 from support import Criu, Truth, compile_program
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print how long the tests of each marker took, so that a suite that grows is seen."""
+    ours = {line.partition(":")[0] for line in config.getini("markers") if "(" not in line.partition(":")[0]}
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name in ours.intersection(getattr(report, "keywords", ())):
+                seconds[name] = seconds.get(name, 0.0) + report.duration
+    for name, total in sorted(seconds.items()):
+        terminalreporter.write_line(f"marker {name}: {total:.0f} s")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 The tests checkpoint and restore under fixed pids. In a pid namespace of their own nobody else takes those
 pids meanwhile, orphans are reaped so that pids become free, and whatever is left ends with the namespace,
-also when the run is killed. /run and /tmp are private, too, so that parallel runs don't meet.
+also when the run is killed. /run/externalizer and /tmp are private, too, so that parallel runs don't meet.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def _init(command: list[str]) -> int:
     """Pid 1 of the new namespace: run the command, reap everything until it ends."""
     _mount("none", "/", "none", MS_REC | MS_PRIVATE)
     _mount("proc", "/proc", "proc", 0)
-    _mount("tmpfs", "/run", "tmpfs", 0, "mode=755")
+    os.makedirs("/run/externalizer", mode=0o700, exist_ok=True)
+    _mount("tmpfs", "/run/externalizer", "tmpfs", 0, "mode=700")
     _mount("tmpfs", "/tmp", "tmpfs", 0, "mode=1777")
     child = os.fork()
     if child == 0:
