@@ -178,7 +178,8 @@ class Checkpoint:
         from externalizer.criu.environment import criu_environment
 
         done = subprocess.run(
-            [self.criu, verb, "-D", self.images, "-v4", *words], stdin=subprocess.DEVNULL, capture_output=True,
+            [self.criu, verb, "-D", self.images, "-v4", *words],
+            stdin=subprocess.DEVNULL, capture_output=True,
             env=criu_environment(shim.preload_environment(self.criu)), timeout=90, check=False,
         )  # fmt: skip
         return Ran(done.returncode, "", self.log(f"{verb}.log"))

@@ -132,9 +132,8 @@ def test_a_datagram_client_goes_on_with_its_queue_and_credentials(
             os.chmod(name, 0o777)
         log.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         log.settimeout(20)
-        user.ask(
-            f"c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); c.bind({own!r}); c.connect({name!r}); c.send(b'1')"
-        )
+        user.ask(f"c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); c.bind({own!r}); c.connect({name!r})")
+        user.ask("c.send(b'1')")
         assert log.recv(10) == b"1"
         log.sendto(b"unread", own)
         checkpoint.cycle(user)
@@ -348,9 +347,8 @@ def test_without_the_hook_the_plugin_refuses_and_the_program_runs_on(
         with accept(server) as connection:
             assert externalize(puppet.pid, "-o", checkpoint._plan).code == 0
             conf = checkpoint._plan / "dump.conf"
-            conf.write_text(
-                "\n".join(line for line in conf.read_text().split("\n") if "action-script" not in line)
-            )
+            kept = [line for line in conf.read_text().split("\n") if "action-script" not in line]
+            conf.write_text("\n".join(kept))
             checkpoint.images.mkdir(mode=0o700)
             done = checkpoint._criu("dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", conf)
             assert done.code != 0
@@ -378,7 +376,7 @@ def test_leave_running_and_dump_again(user: Puppet, checkpoint: Checkpoint, plac
 def test_criu_pre_dump_is_not_disturbed_by_the_plugin(
     puppet: Puppet, checkpoint: Checkpoint, place: Path
 ) -> None:
-    """init at stage PRE_DUMP does nothing. Where this kernel can't pre-dump at all, it can't without us either."""
+    """init at stage PRE_DUMP does nothing. Where criu can't pre-dump here at all, it can't without us."""
     assert externalize(puppet.pid, "-o", checkpoint._plan).code == 0
     checkpoint.images.mkdir(mode=0o700)
     words = ("pre-dump", "-t", str(puppet.pid), "-o", "pre-dump.log")

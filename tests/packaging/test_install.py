@@ -1,4 +1,4 @@
-"""Every way of installing gives a working extension, plugin and hook: proven by a dump and a restore with it."""
+"""Every way of installing gives a working extension, plugin and hook: proven by a dump and a restore."""
 
 from __future__ import annotations
 

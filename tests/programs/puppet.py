@@ -1,9 +1,9 @@
 """The program that tests checkpoint: does what lines in a file say, and writes down what came of it.
 
 Usage: puppet.py DIRECTORY UID GID [GROUP…]. It reads DIRECTORY/orders, one Python statement a line, and
-after line N writes DIRECTORY/done.N: repr() of the variable `_`, or of the exception. Nothing is held open between two orders,
-so that the control channel is no obstacle to a dump. `orders` only grows; a restored puppet goes on where it
-was.
+after line N writes DIRECTORY/done.N: repr() of the variable `_`, or of the exception. Nothing is held
+open between two orders, so that the control channel is no obstacle to a dump. `orders` only grows; a restored
+puppet goes on where it was.
 """
 
 import ctypes

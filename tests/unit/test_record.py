@@ -52,9 +52,14 @@ def test_sizes_and_offsets_are_those_of_the_c_header(tmp_path: Path) -> None:
         lines.append(f'printf("{name} %zu", sizeof(struct {name}));')
         lines += [f'printf(" %zu", offsetof(struct {name}, {field}));' for field in fields.split()]
         lines.append('printf("\\n");')
-    lines.append('printf("flags %u %u %u %u %u\\n", EZ_REC_BIND, EZ_REC_UNLINK, EZ_REC_PERMS, EZ_REC_SERVER, EZ_REC_FILE);')
+    lines.append(
+        'printf("flags %u %u %u %u %u\\n", EZ_REC_BIND, EZ_REC_UNLINK, EZ_REC_PERMS, EZ_REC_SERVER, '
+        "EZ_REC_FILE);"
+    )
     lines.append('printf("names %s %s %s\\n", EZ_POLICY_FILE, EZ_SEEN_FILE, EZ_RESTORE_FILE);')
-    lines.append('printf("magics %u %u %u %u\\n", EZ_POLICY_MAGIC, EZ_SEEN_MAGIC, EZ_RESTORE_MAGIC, EZ_FILE_VERSION);')
+    lines.append(
+        'printf("magics %u %u %u %u\\n", EZ_POLICY_MAGIC, EZ_SEEN_MAGIC, EZ_RESTORE_MAGIC, EZ_FILE_VERSION);'
+    )
     lines.append("}")
     (tmp_path / "show.c").write_text("\n".join(lines))
     subprocess.run(["cc", "-o", tmp_path / "show", tmp_path / "show.c"], check=True, timeout=60)
