@@ -73,13 +73,14 @@ int ez_blob_add(struct ez_buf *blob, const void *data, size_t n, size_t align, u
 	return ez_buf_append(blob, data, n);
 }
 
-int ez_buf_slurp(struct ez_buf *buf, int fd)
+int ez_buf_slurp(struct ez_buf *buf, int fd, bool one_record)
 {
+	bool whole = false;
 	ssize_t n;
 	int ret;
 
 	buf->len = 0;
-	for (;;) {
+	while (!whole) {
 		ret = reserve(buf, READ_CHUNK);
 		if (ret)
 			return ret;
@@ -90,9 +91,8 @@ int ez_buf_slurp(struct ez_buf *buf, int fd)
 				continue;
 			return -errno;
 		}
-		if (!n)
-			break;
 		buf->len += (size_t)n;
+		whole = !n || (one_record && buf->len < buf->cap - 1);
 	}
 	buf->data[buf->len] = '\0';
 	return 0;

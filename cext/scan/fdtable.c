@@ -89,7 +89,7 @@ static int read_fdinfo(struct ez_walk *walk, const struct ez_table *table, int f
 	int ret;
 
 	snprintf(name, sizeof(name), "fdinfo/%d", fd);
-	ret = ez_slurp_at(table->dirfd, name, &walk->scratch);
+	ret = ez_slurp_at(table->dirfd, name, false, &walk->scratch);
 	if (ret)
 		return ret;
 	text = (const char *)walk->scratch.data;

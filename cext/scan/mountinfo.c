@@ -189,7 +189,7 @@ static int read_table(struct ez_walk *walk, int fd, uint64_t ns)
 	for (attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
 		if (lseek(fd, 0, SEEK_SET))
 			return -errno;
-		ret = ez_buf_slurp(&walk->scratch, fd);
+		ret = ez_buf_slurp(&walk->scratch, fd, false);
 		if (ret)
 			return ret;
 		/*
@@ -236,7 +236,7 @@ static int learn_own_mounts(struct ez_walk *walk)
 	if (!ret && ez_map_get(&walk->mnt_done, own))
 		return 0;
 	if (!ret)
-		ret = ez_slurp_at(walk->proc_fd, "thread-self/mountinfo", &walk->scratch);
+		ret = ez_slurp_at(walk->proc_fd, "thread-self/mountinfo", false, &walk->scratch);
 	return ret ? ret : parse_table(walk, 0);
 }
 
@@ -250,7 +250,7 @@ static int learn_memfd_mount(struct ez_walk *walk)
 	if (fd < 0)
 		return errno == EMFILE || errno == ENFILE ? -errno : 0;
 	snprintf(name, sizeof(name), "self/fdinfo/%d", fd);
-	ret = ez_slurp_at(walk->proc_fd, name, &walk->scratch);
+	ret = ez_slurp_at(walk->proc_fd, name, false, &walk->scratch);
 	at = ret ? NULL : strstr((char *)walk->scratch.data, "mnt_id:\t");
 	if (at && !fstat(fd, &st))
 		ret = ez_map_put(&walk->mnt_ids, strtoull(at + 8, NULL, 10) + 1, (uint64_t)st.st_dev << 1 | 1);

@@ -6,6 +6,7 @@
 #include <linux/kcmp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -23,8 +24,10 @@ struct reader {
 	const struct ez_proc *proc;
 	int dirfd;	     /* /proc/PID: names this very process even if the pid is taken again */
 	int pidfd;	     /* -1 = not to be had */
-	struct ez_map tids;  /* threads read so far */
+	struct ez_map tids;   /* threads read so far */
 	struct ez_buf owners; /* int32_t: the tasks under which the process's tables are listed */
+	uint64_t pid_ns, user_ns;
+	bool leader_ends; /* it did when it was read */
 };
 
 #define PF_EXITING 0x00000004u /* include/linux/sched.h; field 9 of stat */
@@ -50,29 +53,16 @@ static bool has_ended(struct reader *reader, int dirfd)
 	return ez_read_stat(dirfd, "stat", &reader->walk->scratch, &st) || is_ending(&st);
 }
 
-static int read_namespaces(struct reader *reader, int dirfd, struct ez_task *task)
+static int read_namespace(struct reader *reader, int dirfd, const char *name, struct ez_task *task, uint64_t *out)
 {
-	static const char *const names[] = {"ns/mnt", "ns/net", "ns/pid", "ns/user"};
-	uint64_t *const fields[] = {&task->mnt_ns, &task->net_ns, &task->pid_ns, &task->user_ns};
-	size_t i;
-	int ret;
+	int ret = ez_read_ns(dirfd, name, out);
 
-	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		ret = ez_read_ns(dirfd, names[i], fields[i]);
-		if (!ret)
-			continue;
-		if (fatal(ret))
-			return ret;
-		/* An ended task has left its namespaces: no obstacle. */
-		if (ret == -ESRCH || task->flags & EZ_TASK_ZOMBIE)
-			continue;
-		if (has_ended(reader, dirfd))
-			return -ESRCH;
-		ret = ez_unreadable_add(reader->walk, task->tid, -1, EZ_WHAT_NS, -ret);
-		if (ret)
-			return ret;
-	}
-	return 0;
+	/* An ended task has left its namespaces: no obstacle. */
+	if (!ret || fatal(ret) || ret == -ESRCH || task->flags & EZ_TASK_ZOMBIE)
+		return ret == -ESRCH || !fatal(ret) ? 0 : ret;
+	if (has_ended(reader, dirfd))
+		return -ESRCH;
+	return ez_unreadable_add(reader->walk, task->tid, -1, EZ_WHAT_NS, -ret);
 }
 
 /*
@@ -91,12 +81,11 @@ static int32_t find_owner(const struct reader *reader, int32_t tid)
 	return 0;
 }
 
+/* A pidfd of a thread with a table of its own; negative = not to be had. */
 static int thread_pidfd(struct reader *reader, int32_t tid)
 {
 	int fd;
 
-	if (tid == reader->proc->pid)
-		return reader->pidfd;
 	if (reader->walk->no_pidfd_thread || reader->pidfd < 0)
 		return -1;
 	fd = ez_pidfd_open(tid, PIDFD_THREAD);
@@ -105,78 +94,59 @@ static int thread_pidfd(struct reader *reader, int32_t tid)
 	return fd;
 }
 
-static void mark_gone(struct reader *reader, size_t task_off, size_t fds_off)
+static struct ez_task *task_at(struct reader *reader, size_t offset)
+{
+	return (struct ez_task *)(reader->walk->out->tasks.data + offset);
+}
+
+static int read_thread_table(struct reader *reader, struct ez_table *table, size_t task_off)
 {
 	struct ez_scan *out = reader->walk->out;
-	struct ez_task *task = (struct ez_task *)(out->tasks.data + task_off);
+	size_t fds_off = out->fds.len;
+	int ret = 0;
 
-	task->flags = (task->flags | EZ_TASK_GONE) & ~EZ_TASK_SHARES_FILES;
-	task->files_tid = 0;
+	table->pidfd = thread_pidfd(reader, table->tid);
+	if (table->pidfd < 0 && fatal(table->pidfd))
+		return table->pidfd;
+	/*
+	 * The lookup through dirfd proves that the thread whose id the pidfd was opened by still had it: they
+	 * name the same task.
+	 */
+	if (!has_ended(reader, table->dirfd))
+		ret = ez_fdtable_read(reader->walk, table);
+	if (table->pidfd >= 0)
+		close(table->pidfd);
+	if ((ret && ret != -ESRCH) || !has_ended(reader, table->dirfd))
+		return ret;
 	out->fds.len = fds_off;
+	task_at(reader, task_off)->flags |= EZ_TASK_GONE;
+	task_at(reader, task_off)->files_tid = 0;
+	return 0;
 }
 
 static int read_table(struct reader *reader, int dirfd, size_t task_off, uint32_t fdsize)
 {
-	struct ez_walk *walk = reader->walk;
-	struct ez_task *task = (struct ez_task *)(walk->out->tasks.data + task_off);
-	struct ez_table table = {.dirfd = dirfd, .tid = task->tid, .fdsize = fdsize};
-	size_t fds_off = walk->out->fds.len;
-	struct ez_stat st;
-	int ret;
+	struct ez_table table = {
+		.dirfd = dirfd,
+		.pidfd = reader->pidfd,
+		.tid = task_at(reader, task_off)->tid,
+		.fdsize = fdsize,
+	};
+	int ret = ez_buf_append(&reader->owners, &table.tid, sizeof(table.tid));
 
-	ret = ez_buf_append(&reader->owners, &task->tid, sizeof(task->tid));
 	if (ret)
 		return ret;
-	table.pidfd = thread_pidfd(reader, table.tid);
-	if (table.pidfd < 0 && fatal(table.pidfd))
-		return table.pidfd;
-	/*
-	 * The lookup through dirfd proves that the thread whose id the pidfd was opened by still had it: they
-	 * name the same task. The leader's pidfd was proved when it was opened.
-	 */
-	ret = ez_read_stat(dirfd, "stat", &walk->scratch, &st);
-	if (!ret)
-		ret = ez_fdtable_read(walk, &table);
-	if (!ret)
-		ret = ez_read_stat(dirfd, "stat", &walk->scratch, &st);
-	if (table.pidfd >= 0 && table.pidfd != reader->pidfd)
-		close(table.pidfd);
-	if (ret == -ESRCH || (!ret && is_ending(&st))) {
-		mark_gone(reader, task_off, fds_off);
-		return 0;
-	}
-	return ret;
+	/* Whether the leader is still there is found out at the end of the process. */
+	if (table.tid == reader->proc->pid)
+		return ez_fdtable_read(reader->walk, &table);
+	return read_thread_table(reader, &table, task_off);
 }
 
-static int fill_task(struct reader *reader, int dirfd, struct ez_task *task, uint32_t *fdsize)
+static void set_state(struct ez_task *task, const struct ez_stat *st)
 {
-	struct ez_buf *scratch = &reader->walk->scratch;
-	struct ez_status status;
-	struct ez_stat st;
-	int ret;
-
-	/* kcmp(2) goes by number; the reads through dirfd after it prove that the number was this task's. */
-	task->files_tid = find_owner(reader, task->tid);
-	ret = ez_read_stat(dirfd, "stat", scratch, &st);
-	if (!ret)
-		ret = ez_read_status(dirfd, scratch, &status);
-	if (ret)
-		return ret;
-	task->starttime = st.starttime;
-	task->ppid = st.ppid;
-	task->sid = st.sid;
-	memcpy(task->comm, st.comm, sizeof(task->comm));
-	task->tgid = status.tgid;
-	task->vpid = status.vpid;
-	task->vtid = status.vtid;
-	task->uid = status.uid;
-	task->gid = status.gid;
-	*fdsize = status.fdsize;
-	if (task->tid == status.tgid)
-		task->flags |= EZ_TASK_LEADER;
-	if (st.state == 'T' || st.state == 't')
+	if (st->state == 'T' || st->state == 't')
 		task->flags |= EZ_TASK_STOPPED;
-	if (is_ending(&st)) {
+	if (is_ending(st)) {
 		task->flags |= EZ_TASK_ZOMBIE;
 		task->files_tid = 0;
 	} else if (task->files_tid) {
@@ -184,29 +154,94 @@ static int fill_task(struct reader *reader, int dirfd, struct ez_task *task, uin
 	} else {
 		task->files_tid = task->tid;
 	}
-	return read_namespaces(reader, dirfd, task);
+}
+
+/*
+ * Credentials and numbers. The owner of a task's directory is its effective uid and gid, by a promise of the
+ * kernel (task_dump_owner in fs/proc/base.c): for the many threads that share all else that saves the status
+ * file, the dearest of all. The numbers of a thread differ from ours only in a pid namespace of its own.
+ */
+static int set_identity(struct reader *reader, int dirfd, struct ez_task *task, uint32_t *fdsize)
+{
+	struct ez_status status;
+	struct stat st;
+	int ret;
+
+	if (task->files_tid != task->tid && task->pid_ns && task->pid_ns == reader->walk->own_pid_ns) {
+		if (fstat(dirfd, &st))
+			return errno == ENOENT ? -ESRCH : -errno;
+		task->vpid = task->tgid;
+		task->vtid = task->tid;
+		task->uid = st.st_uid;
+		task->gid = st.st_gid;
+		return 0;
+	}
+	ret = ez_read_status(dirfd, &reader->walk->scratch, &status);
+	if (ret)
+		return ret;
+	task->vpid = status.vpid;
+	task->vtid = status.vtid;
+	task->uid = status.uid;
+	task->gid = status.gid;
+	*fdsize = status.fdsize;
+	return 0;
+}
+
+/* Threads of a process can differ in mount and net namespace, never in the two others: clone(2), setns(2). */
+static int read_namespaces(struct reader *reader, int dirfd, struct ez_task *task)
+{
+	int ret;
+
+	ret = read_namespace(reader, dirfd, "ns/mnt", task, &task->mnt_ns);
+	if (!ret)
+		ret = read_namespace(reader, dirfd, "ns/net", task, &task->net_ns);
+	if (!ret && !reader->pid_ns)
+		ret = read_namespace(reader, dirfd, "ns/pid", task, &reader->pid_ns);
+	if (!ret && !reader->user_ns)
+		ret = read_namespace(reader, dirfd, "ns/user", task, &reader->user_ns);
+	task->pid_ns = reader->pid_ns;
+	task->user_ns = reader->user_ns;
+	return ret;
+}
+
+static int fill_task(struct reader *reader, int dirfd, struct ez_task *task, uint32_t *fdsize)
+{
+	struct ez_stat st;
+	int ret;
+
+	/* kcmp(2) goes by number; the reads through dirfd after it prove that the number was this task's. */
+	task->files_tid = find_owner(reader, task->tid);
+	ret = ez_read_stat(dirfd, "stat", &reader->walk->scratch, &st);
+	if (ret)
+		return ret;
+	task->starttime = st.starttime;
+	task->ppid = st.ppid;
+	task->sid = st.sid;
+	memcpy(task->comm, st.comm, sizeof(task->comm));
+	if (task->tid == task->tgid) {
+		if (st.starttime != reader->proc->starttime)
+			return -ESRCH;
+		task->flags |= EZ_TASK_LEADER;
+		reader->leader_ends = is_ending(&st);
+	}
+	set_state(task, &st);
+	ret = read_namespaces(reader, dirfd, task);
+	return ret ? ret : set_identity(reader, dirfd, task, fdsize);
 }
 
 static int read_task(struct reader *reader, int dirfd, int32_t tid)
 {
 	struct ez_walk *walk = reader->walk;
-	struct ez_task task = {.tid = tid}, *slot;
+	struct ez_task task = {.tid = tid, .tgid = reader->proc->pid};
 	size_t task_off = walk->out->tasks.len;
-	uint32_t fdsize;
-	void *at;
+	uint32_t fdsize = 0;
 	int ret;
 
 	ret = fill_task(reader, dirfd, &task, &fdsize);
-	if (ret)
-		return ret;
-	if (tid == reader->proc->pid && task.starttime != reader->proc->starttime)
-		return -ESRCH;
-	ret = ez_buf_extend(&walk->out->tasks, sizeof(task), &at);
-	if (ret)
-		return ret;
-	slot = at;
-	*slot = task;
-	ret = ez_mounts_read(walk, dirfd, tid, task.mnt_ns);
+	if (!ret)
+		ret = ez_buf_append(&walk->out->tasks, &task, sizeof(task));
+	if (!ret)
+		ret = ez_mounts_read(walk, dirfd, tid, task.mnt_ns);
 	if (ret || task.files_tid != tid)
 		return ret;
 	return read_table(reader, dirfd, task_off, fdsize);
@@ -241,27 +276,21 @@ static int collect_new(void *arg, int32_t tid)
 	return ez_buf_append(&reader->walk->scratch, &tid, sizeof(tid));
 }
 
-/* Reads threads until a listing shows no new one. */
-static int read_threads(struct reader *reader)
+static int read_new_threads(struct reader *reader, size_t *count)
 {
 	struct ez_buf *scratch = &reader->walk->scratch;
 	struct ez_buf news = {0};
-	size_t i, count;
+	size_t i;
 	int ret;
 
-	ret = read_thread(reader, reader->proc->pid);
-	while (!ret) {
-		scratch->len = 0;
-		ret = ez_each_number(reader->dirfd, "task", collect_new, reader);
-		count = ez_count(scratch, sizeof(int32_t));
-		if (ret || !count)
-			break;
-		/* Reading a thread uses the scratch buffer. */
-		news.len = 0;
+	scratch->len = 0;
+	ret = ez_each_number(reader->dirfd, "task", collect_new, reader);
+	/* Reading a thread uses the scratch buffer. */
+	if (!ret)
 		ret = ez_buf_append(&news, scratch->data, scratch->len);
-		for (i = 0; !ret && i < count; i++)
-			ret = read_thread(reader, ((int32_t *)news.data)[i]);
-	}
+	*count = ez_count(&news, sizeof(int32_t));
+	for (i = 0; !ret && i < *count; i++)
+		ret = read_thread(reader, ((int32_t *)news.data)[i]);
 	ez_buf_free(&news);
 	return ret;
 }
@@ -269,20 +298,23 @@ static int read_threads(struct reader *reader)
 /* 0 = read whole; -EAGAIN = its leader ended meanwhile, other threads may live; -ESRCH = it ended. */
 static int read_once(struct reader *reader)
 {
-	struct ez_walk *walk = reader->walk;
-	struct ez_stat before, after;
+	struct ez_stat after;
+	size_t fresh = 1;
 	int ret;
 
-	ret = ez_read_stat(reader->dirfd, "stat", &walk->scratch, &before);
-	if (!ret && before.starttime != reader->proc->starttime)
-		ret = -ESRCH;
-	if (!ret)
-		ret = read_threads(reader);
-	if (!ret)
-		ret = ez_read_stat(reader->dirfd, "stat", &walk->scratch, &after);
+	ret = read_thread(reader, reader->proc->pid);
+	while (!ret) {
+		ret = ez_read_stat(reader->dirfd, "stat", &reader->walk->scratch, &after);
+		/* No listing is needed to know that the leader is alone, or after one that showed nothing new. */
+		if (ret || !fresh || (after.threads == 1 && reader->tids.used == 1))
+			break;
+		ret = read_new_threads(reader, &fresh);
+	}
 	if (ret)
 		return ret;
-	return is_ending(&before) == is_ending(&after) ? 0 : -EAGAIN;
+	if (after.starttime != reader->proc->starttime)
+		return -ESRCH;
+	return is_ending(&after) == reader->leader_ends ? 0 : -EAGAIN;
 }
 
 /* What was recorded of an ended process becomes: it was there, and it is gone. */
@@ -331,6 +363,7 @@ static int read_attempts(struct reader *reader, size_t tasks_off, size_t fds_off
 		out->tasks.len = tasks_off;
 		out->fds.len = fds_off;
 		reader->owners.len = 0;
+		reader->leader_ends = false;
 		ez_map_clear(&reader->tids);
 		ret = read_once(reader);
 	}
@@ -348,8 +381,11 @@ int ez_process_read(struct ez_walk *walk, const struct ez_proc *proc)
 		ret = read_attempts(&reader, tasks_off, fds_off);
 	if (ret == -ESRCH)
 		ret = record_gone(walk, proc, tasks_off, fds_off);
-	else if (ret && !fatal(ret))
+	if (ret && !fatal(ret)) {
+		walk->out->tasks.len = tasks_off;
+		walk->out->fds.len = fds_off;
 		ret = ez_unreadable_add(walk, proc->pid, -1, EZ_WHAT_TASK, -ret);
+	}
 	ez_map_free(&reader.tids);
 	ez_buf_free(&reader.owners);
 	if (reader.pidfd >= 0)

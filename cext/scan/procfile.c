@@ -19,13 +19,13 @@ static int task_error(int error)
 	return error == ENOENT ? -ESRCH : -error;
 }
 
-int ez_slurp_at(int dirfd, const char *name, struct ez_buf *buf)
+int ez_slurp_at(int dirfd, const char *name, bool one_record, struct ez_buf *buf)
 {
 	int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC), ret;
 
 	if (fd < 0)
 		return task_error(errno);
-	ret = ez_buf_slurp(buf, fd);
+	ret = ez_buf_slurp(buf, fd, one_record);
 	close(fd);
 	return ret < 0 ? task_error(-ret) : 0;
 }
@@ -67,7 +67,11 @@ static int parse_stat(const char *text, struct ez_stat *out)
 	if (!at)
 		return -EBADMSG;
 	out->flags = (uint32_t)strtoul(at, NULL, 10);
-	at = skip_fields(at, 13); /* field 22 */
+	at = skip_fields(at, 11); /* field 20 */
+	if (!at)
+		return -EBADMSG;
+	out->threads = (uint32_t)strtoul(at, NULL, 10);
+	at = skip_fields(at, 2); /* field 22 */
 	if (!at)
 		return -EBADMSG;
 	out->starttime = strtoull(at, NULL, 10);
@@ -76,7 +80,7 @@ static int parse_stat(const char *text, struct ez_stat *out)
 
 int ez_read_stat(int dirfd, const char *name, struct ez_buf *scratch, struct ez_stat *out)
 {
-	int ret = ez_slurp_at(dirfd, name, scratch);
+	int ret = ez_slurp_at(dirfd, name, true, scratch);
 
 	if (ret)
 		return ret;
@@ -136,7 +140,7 @@ static int32_t status_innermost(const char *text, const char *key, int32_t other
 
 int ez_read_status(int dirfd, struct ez_buf *scratch, struct ez_status *out)
 {
-	int ret = ez_slurp_at(dirfd, "status", scratch);
+	int ret = ez_slurp_at(dirfd, "status", true, scratch);
 	const char *text;
 
 	if (ret)

@@ -52,7 +52,7 @@ static int open_proc(struct ez_walk *walk)
 	if (walk->proc_fd < 0)
 		return -errno;
 	walk->no_children = faccessat(walk->proc_fd, "thread-self/children", F_OK, 0) != 0;
-	return 0;
+	return ez_read_ns(walk->proc_fd, "thread-self/ns/pid", &walk->own_pid_ns);
 }
 
 static int check_root(struct ez_walk *walk, pid_t root)
@@ -161,8 +161,9 @@ static int drop_lost(struct rounds *rounds)
 	for (; !ret && range < end; range++) {
 		start = ez_map_get(&found, (uint64_t)range->proc.pid);
 		if (start && *start == range->proc.starttime) {
-			memmove(out->fds.data + kept, out->fds.data + range->fds_from,
-				range->fds_to - range->fds_from);
+			if (kept != range->fds_from)
+				memmove(out->fds.data + kept, out->fds.data + range->fds_from,
+					range->fds_to - range->fds_from);
 			kept += range->fds_to - range->fds_from;
 			continue;
 		}

@@ -29,8 +29,11 @@ int ez_buf_extend(struct ez_buf *buf, size_t n, void **out);
 int ez_buf_append(struct ez_buf *buf, const void *data, size_t n);
 /* Appends at an offset that is a multiple of `align`; -EOVERFLOW where a 32 bit offset doesn't reach. */
 int ez_blob_add(struct ez_buf *blob, const void *data, size_t n, size_t align, uint32_t *off);
-/* Replaces the content by what `fd` gives until its end, and adds a NUL that `len` doesn't count. */
-int ez_buf_slurp(struct ez_buf *buf, int fd);
+/*
+ * Replaces the content by what `fd` gives until its end, and adds a NUL that `len` doesn't count. A file of
+ * one record, such as stat and status, ends where a read gives less than was asked for; one of many may not.
+ */
+int ez_buf_slurp(struct ez_buf *buf, int fd, bool one_record);
 void ez_buf_free(struct ez_buf *buf);
 
 /* ---- map.c: a hash table from non-zero numbers to numbers ---- */
@@ -81,6 +84,7 @@ struct ez_walk {
 	struct ez_buf scratch;	/* content of the /proc file at hand */
 	int proc_fd;		/* /proc */
 	uint64_t pipe_dev;
+	uint64_t own_pid_ns;
 	bool careful; /* file systems are around on which touching a file may block */
 	bool no_pidfd_getfd; /* this kernel has none */
 	bool no_pidfd_thread;
@@ -103,6 +107,7 @@ struct ez_stat {
 	int32_t ppid;
 	int32_t sid;
 	uint32_t flags; /* PF_X of the kernel */
+	uint32_t threads;
 	uint64_t starttime;
 };
 
@@ -116,7 +121,7 @@ struct ez_status {
 };
 
 /* `name` is relative to `dirfd`. A task that ended gives -ESRCH. */
-int ez_slurp_at(int dirfd, const char *name, struct ez_buf *buf);
+int ez_slurp_at(int dirfd, const char *name, bool one_record, struct ez_buf *buf);
 int ez_read_stat(int dirfd, const char *name, struct ez_buf *scratch, struct ez_stat *out);
 int ez_read_status(int dirfd, struct ez_buf *scratch, struct ez_status *out);
 /* Inode number of the namespace behind `name` ("ns/net"). */
@@ -131,6 +136,7 @@ int ez_each_number(int dirfd, const char *name, int (*each)(void *arg, int32_t n
 struct ez_proc {
 	int32_t pid;
 	int32_t ppid;
+	uint32_t threads;
 	uint64_t starttime;
 };
 

@@ -39,7 +39,7 @@ static int read_proc(struct ez_walk *walk, int32_t pid, struct ez_proc *out)
 	ret = ez_read_stat(walk->proc_fd, name, &walk->scratch, &st);
 	if (ret)
 		return ret;
-	*out = (struct ez_proc){.pid = pid, .ppid = st.ppid, .starttime = st.starttime};
+	*out = (struct ez_proc){.pid = pid, .ppid = st.ppid, .threads = st.threads, .starttime = st.starttime};
 	return 0;
 }
 
@@ -87,7 +87,7 @@ static int children_of_thread(struct search *search, int32_t pid, int32_t tid)
 	int ret;
 
 	snprintf(path, sizeof(path), "%d/task/%d/children", pid, tid);
-	ret = ez_slurp_at(search->walk->proc_fd, path, &list);
+	ret = ez_slurp_at(search->walk->proc_fd, path, false, &list);
 	for (at = (char *)list.data; !ret && at; at = end) {
 		long child = strtol(at, &end, 10);
 
@@ -99,15 +99,26 @@ static int children_of_thread(struct search *search, int32_t pid, int32_t tid)
 	return ret;
 }
 
-static int children_of(struct search *search, int32_t pid)
+static int list_threads(struct search *search, const struct ez_proc *proc)
 {
 	char path[32];
+
+	search->list.len = 0;
+	/* A single thread is the leader; one that is made just now is met by the next search. */
+	if (proc->threads == 1)
+		return collect_number(&search->list, proc->pid);
+	snprintf(path, sizeof(path), "%d/task", proc->pid);
+	return ez_each_number(search->walk->proc_fd, path, collect_number, &search->list);
+}
+
+static int children_of(struct search *search, size_t index)
+{
+	const struct ez_proc proc = ((struct ez_proc *)search->procs->data)[index];
+	int32_t pid = proc.pid;
 	size_t i;
 	int ret;
 
-	search->list.len = 0;
-	snprintf(path, sizeof(path), "%d/task", pid);
-	ret = ez_each_number(search->walk->proc_fd, path, collect_number, &search->list);
+	ret = list_threads(search, &proc);
 	if (ret == -ESRCH)
 		return 0;
 	if (ret)
@@ -139,7 +150,7 @@ static int by_children(struct search *search, const struct ez_proc *root)
 		ret = ez_map_put(&search->seen, (uint64_t)root->pid, 1);
 	/* procs grows while it is walked, and may move. */
 	for (i = 0; !ret && i < ez_count(search->procs, sizeof(*root)); i++)
-		ret = children_of(search, ((struct ez_proc *)search->procs->data)[i].pid);
+		ret = children_of(search, i);
 	return ret;
 }
 

@@ -85,14 +85,14 @@ def check_result(snapshot: Snapshot) -> None:
 
     Raises TargetGone, UsageError, NoAccess.
     """
-    root = snapshot.task(snapshot.root.pid)
-    if root.gone or root.zombie or root.key != snapshot.root:
-        raise TargetGone(f"process {snapshot.root.pid} ended during the scan")
-    if any(task.key.pid == os.getpid() for task in snapshot.leaders()):
-        raise UsageError("this very program is in the tree")
     denied = [one for one in snapshot.unreadable if one.error in (errno.EPERM, errno.EACCES)]
     if denied:
         raise _no_access(snapshot, {one.tid for one in denied}, {What(one.what) for one in denied})
+    roots = [task for task in snapshot.leaders() if task.key == snapshot.root]
+    if not roots or roots[0].gone or roots[0].zombie:
+        raise TargetGone(f"process {snapshot.root.pid} ended during the scan")
+    if any(task.key.pid == os.getpid() for task in snapshot.leaders()):
+        raise UsageError("this very program is in the tree")
 
 
 def _no_access(snapshot: Snapshot, tids: set[int], what: set[What]) -> NoAccess:
