@@ -25,8 +25,19 @@ from externalizer.rules.unix_sockets import SocketFacts
 from externalizer.scan import native, peers
 
 
+_LOOKS = 4
+
+
 def survey(pid: int, installed: Installed) -> model.Plan:
-    """Scan the tree of `pid` and plan for it. Raises as `scan.native.scan`; refusals are in the plan."""
+    """Scan the tree of `pid` and plan for it. Raises as `scan.native.scan`; refusals are in the plan.
+
+    In a running tree a socket may be closed between the look at descriptors and the look at unix_diag. Then
+    nothing is known of it, which refuses; so look again, a few times, before that is taken for lasting.
+    """
+    for _ in range(_LOOKS - 1):
+        snapshot = native.scan(pid)
+        if all(sock.known for sock in snapshot.unix_sockets()):
+            return plan_of(snapshot, installed)
     return plan_of(native.scan(pid), installed)
 
 
@@ -41,7 +52,7 @@ def plan_of(snapshot: Snapshot, installed: Installed) -> model.Plan:
         holder_of=lambda ref: holder_of(snapshot, ref),
         mounts=found.mounts,
         root=found.root,
-        findings=[*found.findings, *_backlogs(snapshot), *_unreadable(snapshot)],
+        findings=list(dict.fromkeys([*found.findings, *_backlogs(snapshot), *_unreadable(snapshot)])),
     )
 
 

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     files = {} if plan.refusals else _files(plan)
     write = not args.dry_run and not plan.refusals
     if write:
-        safefs.replace_directory(directory, files, marker=_marker())
+        safefs.replace_directory(directory, files, marker=_marker(), trusted_uids=_sudo_user())
         registry.register(plan)
     _report(args, plan, directory, criu, written=write)
     return ExitCode.REFUSED if plan.refusals else ExitCode.OK
@@ -59,6 +59,12 @@ def _files(plan: model.Plan) -> dict[str, bytes]:
         config.RESTORE: config.restore_conf(plan),
         config.PLAN: model.to_json(plan),
     }
+
+
+def _sudo_user() -> frozenset[int]:
+    """Who called us through sudo(8): may own the directory that they stand in, for they may be root anyway."""
+    uid = os.environ.get("SUDO_UID", "")
+    return frozenset({int(uid)} if uid.isascii() and uid.isdigit() else ())
 
 
 def _marker() -> safefs.Marker:
