@@ -39,11 +39,6 @@ int ez_pidfd_getfd(int pidfd, int fd)
 	return dup < 0 ? -errno : dup;
 }
 
-static bool out_of_resources(int ret)
-{
-	return ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE;
-}
-
 static int add_fd(struct ez_walk *walk, const struct ez_fd *fd)
 {
 	return ez_buf_append(&walk->out->fds, fd, sizeof(*fd));
@@ -102,15 +97,34 @@ static int read_fdinfo(struct ez_walk *walk, const struct ez_table *table, int f
 	return 0;
 }
 
-/* AF_UNIX or 0 = not known, by the name of the protocol: sockfs_xattr_get in net/socket.c. */
+/* Names that sockfs gives to sockets: sk_prot_creator->name. What isn't here stays unknown. */
+static const struct {
+	const char *name;
+	uint32_t family;
+} protocols[] = {
+	{"UNIX", AF_UNIX},     {"UNIX-STREAM", AF_UNIX}, {"TCP", AF_INET},	 {"UDP", AF_INET},
+	{"RAW", AF_INET},      {"PING", AF_INET},	 {"UDP-Lite", AF_INET},	 {"TCPv6", AF_INET6},
+	{"UDPv6", AF_INET6},   {"RAWv6", AF_INET6},	 {"PINGv6", AF_INET6},	 {"UDPLITEv6", AF_INET6},
+	{"NETLINK", AF_NETLINK}, {"PACKET", AF_PACKET},
+};
+
+/* The family by the name of the protocol, 0 = not known: sockfs_xattr_get in net/socket.c. */
 static uint32_t family_by_xattr(const struct ez_table *table, int fd)
 {
 	char path[64], name[64];
 	ssize_t len;
+	size_t i;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d/fd/%d", table->dirfd, fd);
-	len = getxattr(path, "system.sockprotoname", name, sizeof(name));
-	return len >= 4 && !memcmp(name, "UNIX", 4) ? AF_UNIX : 0;
+	len = getxattr(path, "system.sockprotoname", name, sizeof(name) - 1);
+	if (len < 0)
+		return 0;
+	name[len] = '\0';
+	for (i = 0; i < sizeof(protocols) / sizeof(protocols[0]); i++) {
+		if (!strcmp(name, protocols[i].name))
+			return protocols[i].family;
+	}
+	return 0;
 }
 
 /* "socket:[123]" and its like: names of the kernel's own, which no path can look like. */
@@ -141,37 +155,69 @@ static int stat_link(struct ez_walk *walk, const struct ez_table *table, const c
 	return add_fd(walk, record);
 }
 
-/* A descriptor of a file with a path, or of the kernel's smaller pseudo file systems. */
-static int add_file(struct ez_walk *walk, const struct ez_table *table, const char *name, bool path,
-		    struct ez_fd *record)
+/*
+ * A file with a path, where some file system may block: only its mount's id tells whether it is safe to
+ * touch. 1 = it is.
+ */
+static int add_carefully(struct ez_walk *walk, const struct ez_table *table, struct ez_fd *record)
 {
 	uint64_t mnt_id, ino;
 	const uint64_t *known;
 	int ret;
 
-	if (path) {
-		ret = read_fdinfo(walk, table, record->fd, &mnt_id, &ino);
-		if (ret == -ESRCH)
-			return 0; /* closed meanwhile; a task that ended is noticed by the caller */
-		if (ret)
-			return ez_unreadable_add(walk, table->tid, record->fd, EZ_WHAT_FD, -ret);
-		known = ez_map_get(&walk->mnt_ids, mnt_id + 1);
-		if (walk->careful && !(known && *known & 1)) {
-			if (!known || !*known || !ino)
-				return ez_unreadable_add(walk, table->tid, record->fd, EZ_WHAT_FD, EWOULDBLOCK);
-			record->dev = *known >> 1;
-			record->ino = ino;
-			return add_fd(walk, record);
-		}
+	ret = read_fdinfo(walk, table, record->fd, &mnt_id, &ino);
+	if (ret == -ESRCH)
+		return 0; /* closed meanwhile; a task that ended is noticed by the caller */
+	if (ret)
+		return ez_unreadable_add(walk, table->tid, record->fd, EZ_WHAT_FD, -ret);
+	known = ez_map_get(&walk->mnt_ids, mnt_id + 1);
+	if (known && *known & 1)
+		return 1;
+	if (!known || !ino)
+		return ez_unreadable_add(walk, table->tid, record->fd, EZ_WHAT_FD, EWOULDBLOCK);
+	record->dev = *known >> 1;
+	record->ino = ino;
+	return add_fd(walk, record);
+}
+
+/* What the link alone tells of a socket or pipe. False for other files. */
+static bool parse_link(struct ez_walk *walk, const char *link, struct ez_fd *record)
+{
+	if (parse_anon(link, "socket:[", &record->ino)) {
+		record->dev = walk->out->sock_dev;
+		record->mode = S_IFSOCK | 0777;
+		return true;
+	}
+	if (parse_anon(link, "pipe:[", &record->ino)) {
+		record->dev = walk->pipe_dev;
+		record->mode = S_IFIFO | 0600;
+		return true;
+	}
+	return false;
+}
+
+static int add_by_link(struct ez_walk *walk, const struct ez_table *table, const char *name, const char *link,
+		       struct ez_fd *record)
+{
+	int ret;
+
+	if (link[0] == '/' && walk->careful) {
+		ret = add_carefully(walk, table, record);
+		if (ret != 1)
+			return ret;
 	}
 	if (table->pidfd >= 0 && !walk->no_pidfd_getfd) {
 		ret = read_duplicate(walk, table, record->fd);
 		if (!ret || ret == -EBADF)
 			return 0;
-		if (out_of_resources(ret) || ret == -ESRCH)
+		if (ez_fatal(ret) || ret == -ESRCH)
 			return ret;
 	}
-	return stat_link(walk, table, name, record);
+	if (!parse_link(walk, link, record))
+		return stat_link(walk, table, name, record);
+	if (S_ISSOCK(record->mode))
+		record->family = family_by_xattr(table, record->fd);
+	return add_fd(walk, record);
 }
 
 static int read_link(struct ez_walk *walk, const struct ez_table *table, int fd)
@@ -191,18 +237,7 @@ static int read_link(struct ez_walk *walk, const struct ez_table *table, int fd)
 		return ez_unreadable_add(walk, table->tid, fd, EZ_WHAT_FD, errno);
 	}
 	link[len] = '\0';
-	if (parse_anon(link, "socket:[", &record.ino)) {
-		record.dev = walk->out->sock_dev;
-		record.mode = S_IFSOCK | 0777;
-		record.family = family_by_xattr(table, fd);
-		return add_fd(walk, &record);
-	}
-	if (parse_anon(link, "pipe:[", &record.ino)) {
-		record.dev = walk->pipe_dev;
-		record.mode = S_IFIFO | 0600;
-		return add_fd(walk, &record);
-	}
-	return add_file(walk, table, name, link[0] == '/', &record);
+	return add_by_link(walk, table, name, link, &record);
 }
 
 static int collect_fd(void *arg, int32_t fd)
@@ -210,7 +245,19 @@ static int collect_fd(void *arg, int32_t fd)
 	return ez_buf_append(arg, &fd, sizeof(fd));
 }
 
-static int read_links(struct ez_walk *walk, const struct ez_table *table)
+static int read_fast(struct ez_walk *walk, const struct ez_table *table, int fd)
+{
+	int ret = read_duplicate(walk, table, fd);
+
+	if (ret == -EBADF)
+		return 0;
+	/* A security module keeps this one from us. */
+	return ret == -EACCES ? read_link(walk, table, fd) : ret;
+}
+
+/* Reads the descriptors that /proc/PID/fd lists, each by `read`. */
+static int read_listed(struct ez_walk *walk, const struct ez_table *table,
+		       int (*read)(struct ez_walk *walk, const struct ez_table *table, int fd))
 {
 	struct ez_buf numbers = {0};
 	size_t i, count;
@@ -219,11 +266,9 @@ static int read_links(struct ez_walk *walk, const struct ez_table *table)
 	ret = ez_each_number(table->dirfd, "fd", collect_fd, &numbers);
 	count = ez_count(&numbers, sizeof(int32_t));
 	for (i = 0; !ret && i < count; i++)
-		ret = read_link(walk, table, ((int32_t *)numbers.data)[i]);
+		ret = read(walk, table, ((int32_t *)numbers.data)[i]);
 	ez_buf_free(&numbers);
-	if (!ret || ret == -ESRCH || out_of_resources(ret) || ret == -EOVERFLOW)
-		return ret;
-	return ez_unreadable_add(walk, table->tid, -1, EZ_WHAT_FDS, -ret);
+	return ret;
 }
 
 /* Whether trying each number beats listing: /proc/PID/fd tells the number of fds as its size (Linux 6.2). */
@@ -235,28 +280,21 @@ static bool worth_probing(const struct ez_table *table)
 		return true;
 	if (fstatat(table->dirfd, "fd", &st, 0))
 		return false;
-	return (uint64_t)st.st_size * 4 >= table->fdsize;
+	return !st.st_size || (uint64_t)st.st_size * 4 >= table->fdsize;
 }
 
 static int probe(struct ez_walk *walk, const struct ez_table *table)
 {
-	size_t start = walk->out->fds.len;
 	uint32_t limit = table->fdsize, fd = 0;
 	struct ez_status status;
-	int ret;
+	int ret = 0;
 
 	for (;;) {
-		for (; fd < limit; fd++) {
-			ret = read_duplicate(walk, table, (int)fd);
-			if (ret == -EACCES) /* a security module keeps this one from us */
-				ret = read_link(walk, table, (int)fd);
-			if (ret && ret != -EBADF) {
-				walk->out->fds.len = start;
-				return ret;
-			}
-		}
+		for (; !ret && fd < limit; fd++)
+			ret = read_fast(walk, table, (int)fd);
 		/* The table may have grown while it was read. */
-		ret = ez_read_status(table->dirfd, &walk->scratch, &status);
+		if (!ret)
+			ret = ez_read_status(table->dirfd, &walk->scratch, &status);
 		if (ret || status.fdsize <= limit)
 			return ret;
 		limit = status.fdsize;
@@ -265,15 +303,20 @@ static int probe(struct ez_walk *walk, const struct ez_table *table)
 
 int ez_fdtable_read(struct ez_walk *walk, const struct ez_table *table)
 {
-	int ret;
+	size_t start = walk->out->fds.len;
+	int ret = -ENOSYS;
 
-	if (table->pidfd < 0 || walk->no_pidfd_getfd || walk->careful || !worth_probing(table))
-		return read_links(walk, table);
-	ret = probe(walk, table);
-	if (ret == -ENOSYS)
-		walk->no_pidfd_getfd = true;
+	if (table->pidfd >= 0 && !walk->no_pidfd_getfd && !walk->careful) {
+		ret = worth_probing(table) ? probe(walk, table) : read_listed(walk, table, read_fast);
+		if (ret == -ENOSYS)
+			walk->no_pidfd_getfd = true;
+	}
 	/* pidfd_getfd needs ptrace's right to attach, the links only that to read. */
-	if (ret == -ENOSYS || ret == -EPERM)
-		return read_links(walk, table);
-	return ret;
+	if (ret == -ENOSYS || ret == -EPERM) {
+		walk->out->fds.len = start;
+		ret = read_listed(walk, table, read_link);
+	}
+	if (!ret || ret == -ESRCH)
+		return ret;
+	return ez_unreadable_add(walk, table->tid, -1, EZ_WHAT_FDS, -ret);
 }

@@ -273,7 +273,7 @@ int ez_mounts_read(struct ez_walk *walk, int dirfd, int32_t tid, uint64_t ns)
 	}
 	if (ret == -ENOENT || ret == -ESRCH) /* the task ended; the next one of the namespace will do */
 		return 0;
-	if (ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE || ret == -EOVERFLOW)
+	if (ez_fatal(ret))
 		return ret;
 	if (ret) {
 		walk->out->mounts.len = mounts_off;

@@ -41,27 +41,27 @@ static bool is_ending(const struct ez_stat *st)
 	return st->state == 'Z' || st->state == 'X' || st->state == 'x' || st->flags & PF_EXITING;
 }
 
-static bool fatal(int ret)
-{
-	return ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE || ret == -EOVERFLOW;
-}
-
-static bool has_ended(struct reader *reader, int dirfd)
+/* 1 = yes, 0 = no, or -errno. */
+static int has_ended(struct reader *reader, int dirfd)
 {
 	struct ez_stat st;
+	int ret = ez_read_stat(dirfd, "stat", &reader->walk->scratch, &st);
 
-	return ez_read_stat(dirfd, "stat", &reader->walk->scratch, &st) || is_ending(&st);
+	return ret ? (ret == -ESRCH ? 1 : ret) : is_ending(&st);
 }
 
 static int read_namespace(struct reader *reader, int dirfd, const char *name, struct ez_task *task, uint64_t *out)
 {
-	int ret = ez_read_ns(dirfd, name, out);
+	int ret = ez_read_ns(dirfd, name, out), ended;
 
+	if (!ret || ez_fatal(ret))
+		return ret;
 	/* An ended task has left its namespaces: no obstacle. */
-	if (!ret || fatal(ret) || ret == -ESRCH || task->flags & EZ_TASK_ZOMBIE)
-		return ret == -ESRCH || !fatal(ret) ? 0 : ret;
-	if (has_ended(reader, dirfd))
-		return -ESRCH;
+	if (ret == -ESRCH || task->flags & EZ_TASK_ZOMBIE)
+		return 0;
+	ended = has_ended(reader, dirfd);
+	if (ended)
+		return ended < 0 ? ended : -ESRCH;
 	return ez_unreadable_add(reader->walk, task->tid, -1, EZ_WHAT_NS, -ret);
 }
 
@@ -102,23 +102,26 @@ static struct ez_task *task_at(struct reader *reader, size_t offset)
 static int read_thread_table(struct reader *reader, struct ez_table *table, size_t task_off)
 {
 	struct ez_scan *out = reader->walk->out;
-	size_t fds_off = out->fds.len;
-	int ret = 0;
+	size_t fds_off = out->fds.len, unreadable_off = out->unreadable.len;
+	int ret, ended;
 
 	table->pidfd = thread_pidfd(reader, table->tid);
-	if (table->pidfd < 0 && fatal(table->pidfd))
+	if (table->pidfd < 0 && ez_fatal(table->pidfd))
 		return table->pidfd;
 	/*
 	 * The lookup through dirfd proves that the thread whose id the pidfd was opened by still had it: they
 	 * name the same task.
 	 */
-	if (!has_ended(reader, table->dirfd))
-		ret = ez_fdtable_read(reader->walk, table);
+	ended = has_ended(reader, table->dirfd);
+	ret = ended ? 0 : ez_fdtable_read(reader->walk, table);
 	if (table->pidfd >= 0)
 		close(table->pidfd);
-	if ((ret && ret != -ESRCH) || !has_ended(reader, table->dirfd))
-		return ret;
+	if (!ended && (!ret || ret == -ESRCH))
+		ended = has_ended(reader, table->dirfd);
+	if (ended <= 0)
+		return ended ? ended : ret;
 	out->fds.len = fds_off;
+	out->unreadable.len = unreadable_off;
 	task_at(reader, task_off)->flags |= EZ_TASK_GONE;
 	task_at(reader, task_off)->files_tid = 0;
 	return 0;
@@ -262,8 +265,8 @@ static int read_thread(struct reader *reader, int32_t tid)
 	/* Whether the process itself ended is found out at the end of it. */
 	if (ret == -ESRCH)
 		return 0;
-	if (!ret || fatal(ret))
-		return ret;
+	if (!ret)
+		return 0;
 	return ez_unreadable_add(reader->walk, tid, -1, EZ_WHAT_TASK, -ret);
 }
 
@@ -317,8 +320,28 @@ static int read_once(struct reader *reader)
 	return is_ending(&after) == reader->leader_ends ? 0 : -EAGAIN;
 }
 
-/* What was recorded of an ended process becomes: it was there, and it is gone. */
-static int record_gone(struct ez_walk *walk, const struct ez_proc *proc, size_t tasks_off, size_t fds_off)
+/* Where the records of the process begin. */
+struct start {
+	size_t tasks, fds, unreadable;
+};
+
+static struct start mark(const struct ez_scan *out)
+{
+	return (struct start){out->tasks.len, out->fds.len, out->unreadable.len};
+}
+
+static void go_back(struct ez_scan *out, const struct start *start)
+{
+	out->tasks.len = start->tasks;
+	out->fds.len = start->fds;
+	out->unreadable.len = start->unreadable;
+}
+
+/*
+ * What was recorded of an ended process becomes: it was there, and it is gone. What could not be read of it
+ * is no obstacle any more, as a rule it could not because it ended.
+ */
+static int record_gone(struct ez_walk *walk, const struct ez_proc *proc, const struct start *start)
 {
 	struct ez_scan *out = walk->out;
 	struct ez_task task = {
@@ -328,16 +351,15 @@ static int record_gone(struct ez_walk *walk, const struct ez_proc *proc, size_t 
 		.ppid = proc->ppid,
 		.flags = EZ_TASK_LEADER | EZ_TASK_GONE,
 	};
-	struct ez_task *seen = (struct ez_task *)(out->tasks.data + tasks_off);
+	struct ez_task *seen = (struct ez_task *)(out->tasks.data + start->tasks);
 
 	/* Its leader, if it was read, has more to tell than the search had. */
-	if (out->tasks.len > tasks_off && seen->tid == proc->pid) {
+	if (out->tasks.len > start->tasks && seen->tid == proc->pid) {
 		task = *seen;
 		task.flags = (task.flags | EZ_TASK_GONE) & ~EZ_TASK_SHARES_FILES;
 		task.files_tid = 0;
 	}
-	out->tasks.len = tasks_off;
-	out->fds.len = fds_off;
+	go_back(out, start);
 	return ez_buf_append(&out->tasks, &task, sizeof(task));
 }
 
@@ -351,17 +373,15 @@ static int open_process(struct reader *reader)
 		return errno == ENOENT ? -ESRCH : -errno;
 	/* Opened after dirfd and before its first read: if that succeeds, both name the same process. */
 	reader->pidfd = ez_pidfd_open(reader->proc->pid, 0);
-	return fatal(reader->pidfd) ? reader->pidfd : 0;
+	return ez_fatal(reader->pidfd) ? reader->pidfd : 0;
 }
 
-static int read_attempts(struct reader *reader, size_t tasks_off, size_t fds_off)
+static int read_attempts(struct reader *reader, const struct start *start)
 {
-	struct ez_scan *out = reader->walk->out;
 	int ret = -EAGAIN, attempt;
 
 	for (attempt = 0; ret == -EAGAIN && attempt < MAX_ATTEMPTS; attempt++) {
-		out->tasks.len = tasks_off;
-		out->fds.len = fds_off;
+		go_back(reader->walk->out, start);
 		reader->owners.len = 0;
 		reader->leader_ends = false;
 		ez_map_clear(&reader->tids);
@@ -373,17 +393,16 @@ static int read_attempts(struct reader *reader, size_t tasks_off, size_t fds_off
 int ez_process_read(struct ez_walk *walk, const struct ez_proc *proc)
 {
 	struct reader reader = {.walk = walk, .proc = proc, .dirfd = -1, .pidfd = -1};
-	size_t tasks_off = walk->out->tasks.len, fds_off = walk->out->fds.len;
+	const struct start start = mark(walk->out);
 	int ret;
 
 	ret = open_process(&reader);
 	if (!ret)
-		ret = read_attempts(&reader, tasks_off, fds_off);
-	if (ret == -ESRCH)
-		ret = record_gone(walk, proc, tasks_off, fds_off);
-	if (ret && !fatal(ret)) {
-		walk->out->tasks.len = tasks_off;
-		walk->out->fds.len = fds_off;
+		ret = read_attempts(&reader, &start);
+	if (ret == -ESRCH) {
+		ret = record_gone(walk, proc, &start);
+	} else if (ret) {
+		go_back(walk->out, &start);
 		ret = ez_unreadable_add(walk, proc->pid, -1, EZ_WHAT_TASK, -ret);
 	}
 	ez_map_free(&reader.tids);

@@ -20,6 +20,8 @@ int ez_unreadable_add(struct ez_walk *walk, int32_t tid, int32_t fd, enum ez_wha
 {
 	struct ez_unreadable record = {tid, fd, what, error};
 
+	if (ez_fatal(-error))
+		return -error;
 	return ez_buf_append(&walk->out->unreadable, &record, sizeof(record));
 }
 
@@ -80,6 +82,7 @@ struct range {
 	struct ez_proc proc;
 	size_t tasks_from, tasks_to; /* byte offsets */
 	size_t fds_from, fds_to;
+	size_t unreadable_from, unreadable_to;
 };
 
 struct rounds {
@@ -100,7 +103,8 @@ static struct range *range_of(const struct rounds *rounds, int32_t pid)
 static int read_process(struct rounds *rounds, const struct ez_proc *proc)
 {
 	struct ez_scan *out = rounds->walk->out;
-	struct range range = {.proc = *proc, .tasks_from = out->tasks.len, .fds_from = out->fds.len};
+	struct range range = {.proc = *proc, .tasks_from = out->tasks.len, .fds_from = out->fds.len,
+			      .unreadable_from = out->unreadable.len};
 	int ret;
 
 	ret = ez_process_read(rounds->walk, proc);
@@ -108,6 +112,7 @@ static int read_process(struct rounds *rounds, const struct ez_proc *proc)
 		return ret;
 	range.tasks_to = out->tasks.len;
 	range.fds_to = out->fds.len;
+	range.unreadable_to = out->unreadable.len;
 	ret = ez_buf_append(&rounds->ranges, &range, sizeof(range));
 	if (ret)
 		return ret;
@@ -138,43 +143,67 @@ static int run_round(struct rounds *rounds, pid_t root)
 	return ret;
 }
 
+/* Marks the tasks of a range as gone, and its other records as void: a 0 where a valid one has none. */
+static void void_range(struct ez_scan *out, const struct range *range)
+{
+	struct ez_task *task;
+	size_t at;
+
+	for (at = range->tasks_from; at < range->tasks_to; at += sizeof(*task)) {
+		task = (struct ez_task *)(out->tasks.data + at);
+		task->flags = (task->flags | EZ_TASK_GONE) & ~EZ_TASK_SHARES_FILES;
+		task->files_tid = 0;
+	}
+	for (at = range->fds_from; at < range->fds_to; at += sizeof(struct ez_fd))
+		((struct ez_fd *)(out->fds.data + at))->tid = 0;
+	for (at = range->unreadable_from; at < range->unreadable_to; at += sizeof(struct ez_unreadable))
+		((struct ez_unreadable *)(out->unreadable.data + at))->what = 0;
+}
+
+static void drop_void(struct ez_scan *out)
+{
+	struct ez_fd *fds = (struct ez_fd *)out->fds.data;
+	struct ez_unreadable *unreadable = (struct ez_unreadable *)out->unreadable.data;
+	size_t i, kept = 0;
+
+	for (i = 0; i < ez_count(&out->fds, sizeof(*fds)); i++) {
+		if (fds[i].tid)
+			fds[kept++] = fds[i];
+	}
+	out->fds.len = kept * sizeof(*fds);
+	kept = 0;
+	for (i = 0; i < ez_count(&out->unreadable, sizeof(*unreadable)); i++) {
+		if (unreadable[i].what)
+			unreadable[kept++] = unreadable[i];
+	}
+	out->unreadable.len = kept * sizeof(*unreadable);
+}
+
 /*
  * A process that the last search did not find again ended or left the tree. What was read of it says
  * nothing about the tree any more: a peer that it held is no longer an inside one.
  */
 static int drop_lost(struct rounds *rounds)
 {
-	struct ez_scan *out = rounds->walk->out;
+	const struct ez_proc *procs = (const struct ez_proc *)rounds->procs.data;
+	const struct range *ranges = (const struct range *)rounds->ranges.data;
 	struct ez_map found = {0};
-	struct range *range = (struct range *)rounds->ranges.data;
-	struct range *end = range + ez_count(&rounds->ranges, sizeof(*range));
-	size_t i, kept = 0, at;
 	const uint64_t *start;
-	struct ez_task *task;
+	bool lost = false;
+	size_t i;
 	int ret = 0;
 
-	for (i = 0; !ret && i < ez_count(&rounds->procs, sizeof(struct ez_proc)); i++) {
-		const struct ez_proc *proc = (struct ez_proc *)rounds->procs.data + i;
-
-		ret = ez_map_put(&found, (uint64_t)proc->pid, proc->starttime);
-	}
-	for (; !ret && range < end; range++) {
-		start = ez_map_get(&found, (uint64_t)range->proc.pid);
-		if (start && *start == range->proc.starttime) {
-			if (kept != range->fds_from)
-				memmove(out->fds.data + kept, out->fds.data + range->fds_from,
-					range->fds_to - range->fds_from);
-			kept += range->fds_to - range->fds_from;
+	for (i = 0; !ret && i < ez_count(&rounds->procs, sizeof(*procs)); i++)
+		ret = ez_map_put(&found, (uint64_t)procs[i].pid, procs[i].starttime);
+	for (i = 0; !ret && i < ez_count(&rounds->ranges, sizeof(*ranges)); i++) {
+		start = ez_map_get(&found, (uint64_t)ranges[i].proc.pid);
+		if (start && *start == ranges[i].proc.starttime)
 			continue;
-		}
-		for (at = range->tasks_from; at < range->tasks_to; at += sizeof(*task)) {
-			task = (struct ez_task *)(out->tasks.data + at);
-			task->flags = (task->flags | EZ_TASK_GONE) & ~EZ_TASK_SHARES_FILES;
-			task->files_tid = 0;
-		}
+		void_range(rounds->walk->out, &ranges[i]);
+		lost = true;
 	}
-	if (!ret)
-		out->fds.len = kept;
+	if (!ret && lost)
+		drop_void(rounds->walk->out);
 	ez_map_free(&found);
 	return ret;
 }

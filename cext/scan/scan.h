@@ -9,6 +9,7 @@
 #ifndef EXTERNALIZER_SCAN_H
 #define EXTERNALIZER_SCAN_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -92,7 +93,13 @@ struct ez_walk {
 	bool no_children;      /* this kernel has no children files */
 };
 
-/* Records something that couldn't be read; `error` is a positive errno. */
+/* Spoils the whole scan: what goes missing by it is no property of the target. */
+static inline bool ez_fatal(int ret)
+{
+	return ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE || ret == -EOVERFLOW;
+}
+
+/* Records something that couldn't be read; `error` is a positive errno. A fatal one is returned instead. */
 int ez_unreadable_add(struct ez_walk *walk, int32_t tid, int32_t fd, enum ez_what what, int error);
 static inline size_t ez_count(const struct ez_buf *buf, size_t size)
 {

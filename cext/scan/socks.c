@@ -56,11 +56,6 @@ struct socks {
 	uint64_t net_ns; /* of the dump at hand */
 };
 
-static bool fatal(int ret)
-{
-	return ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE || ret == -EOVERFLOW;
-}
-
 static struct ez_sock *sock_at(const struct socks *socks, size_t index)
 {
 	return (struct ez_sock *)socks->walk->out->socks.data + index;
@@ -263,7 +258,7 @@ static int visit_namespace(struct socks *socks, int nsfd, uint64_t net_ns, int32
 	if (ez_map_get(&socks->done, net_ns) && !again)
 		return 0;
 	ret = dump_namespace(socks, net_ns == socks->own_ns ? -1 : nsfd, net_ns);
-	if (fatal(ret))
+	if (ez_fatal(ret))
 		return ret;
 	if (ret && !ez_map_get(&socks->done, net_ns)) {
 		ret = ez_unreadable_add(socks->walk, tid, -1, EZ_WHAT_NETNS_DIAG, -ret);
@@ -309,7 +304,7 @@ static int visit_tasks(struct socks *socks)
 			ret = visit_namespace(socks, fd, tasks[i].net_ns, tasks[i].tid, false);
 		else if (ret == -ENOENT || ret == -ESRCH)
 			ret = 0;
-		else if (!fatal(ret))
+		else if (!ez_fatal(ret))
 			ret = ez_unreadable_add(socks->walk, tasks[i].tid, -1, EZ_WHAT_NETNS_DIAG, -ret);
 		if (fd >= 0)
 			close(fd);
@@ -355,7 +350,7 @@ static int visit_socket(struct socks *socks, struct held *held)
 
 	ret = duplicate(socks, held, &fd);
 	if (ret)
-		return fatal(ret) ? ret : 0;
+		return ez_fatal(ret) ? ret : 0;
 	if (!getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len))
 		held->family = (uint32_t)family;
 	nsfd = held->family == AF_UNIX ? ioctl(fd, SIOCGSKNS) : -1;

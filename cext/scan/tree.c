@@ -51,6 +51,12 @@ static size_t count_host(struct ez_walk *walk)
 	return fstat(walk->proc_fd, &st) ? SIZE_MAX / PASS_COST : (size_t)st.st_nlink;
 }
 
+/* Whether a process that /proc doesn't show is there nevertheless: its option hidepid may hide it from us. */
+static bool is_hidden(int32_t pid)
+{
+	return !kill(pid, 0) || errno == EPERM;
+}
+
 static int add_child(struct search *search, int32_t parent, int32_t pid)
 {
 	struct ez_proc child;
@@ -59,12 +65,14 @@ static int add_child(struct search *search, int32_t parent, int32_t pid)
 	if (ez_map_get(&search->seen, (uint64_t)pid))
 		return 0;
 	ret = read_proc(search->walk, pid, &child);
-	if (ret == -ESRCH) {
-		/* Ended meanwhile, or hidden from us by the hidepid option of /proc. */
-		if (!kill(pid, 0) || errno == EPERM)
-			return ez_unreadable_add(search->walk, pid, -1, EZ_WHAT_TASK, EACCES);
-		return 0;
+	if (ret == -ESRCH && is_hidden(pid)) {
+		/* Unless its number was just taken again. */
+		ret = read_proc(search->walk, pid, &child);
+		if (ret == -ESRCH)
+			ret = is_hidden(pid) ? -EACCES : ret;
 	}
+	if (ret == -ESRCH)
+		return 0;
 	if (ret)
 		return ez_unreadable_add(search->walk, pid, -1, EZ_WHAT_TASK, -ret);
 	if (child.ppid != parent) /* another process by now, or given to another parent */
@@ -130,7 +138,7 @@ static int children_of(struct search *search, size_t index)
 		ret = children_of_thread(search, pid, ((int32_t *)search->list.data)[i]);
 		if (ret == -ESRCH) /* the thread ended */
 			continue;
-		if (ret == -ENOMEM)
+		if (ez_fatal(ret))
 			return ret;
 		if (ret)
 			ret = ez_unreadable_add(search->walk, pid, -1, EZ_WHAT_CHILDREN, -ret);
@@ -160,7 +168,7 @@ static int collect_proc(void *arg, int32_t pid)
 	struct ez_proc proc;
 	int ret = read_proc(search->walk, pid, &proc);
 
-	if (ret == -ENOMEM || ret == -EMFILE || ret == -ENFILE)
+	if (ez_fatal(ret))
 		return ret;
 	if (ret) /* ended meanwhile; stat is readable by everyone */
 		return 0;
