@@ -190,7 +190,7 @@ class Apt:
 
     def _run(self, arguments: Sequence[str], settings: Sequence[str], *configuration: str) -> str:
         argv = ["apt-get", *configuration]
-        for setting in (*settings, *self._options):
+        for setting in (*self._options, *settings):
             argv += ["-o", setting]
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         try:
@@ -216,7 +216,9 @@ class Apt:
 
     def machine_targets(self) -> str:
         """Return the index targets of the machine's own configuration and downloaded lists, read only."""
-        return self._run(["indextargets", "--format", debian.TARGET_FORMAT, debian.TARGET_FILTER], [])
+        # Even to read, apt rewrites its caches in /var/cache/apt when they are older than a configuration.
+        settings = ["Dir::Cache::pkgcache=", "Dir::Cache::srcpkgcache="]
+        return self._run(["indextargets", "--format", debian.TARGET_FORMAT, debian.TARGET_FILTER], settings)
 
     def targets(self) -> str:
         """Return the index targets of the private state."""
