@@ -3,83 +3,13 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kcmp.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "scan.h"
-
-#ifndef PIDFD_THREAD
-#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
-#endif
+#include "task.h"
 
 /* How often a process is read anew whose leader ended, or which got threads, while it was read. */
 #define MAX_ATTEMPTS 8
-
-struct reader {
-	struct ez_walk *walk;
-	const struct ez_proc *proc;
-	int dirfd;	     /* /proc/PID: names this very process even if the pid is taken again */
-	int pidfd;	     /* -1 = not to be had */
-	struct ez_map tids;   /* threads read so far */
-	struct ez_buf owners; /* int32_t: the tasks under which the process's tables are listed */
-	uint64_t pid_ns, user_ns;
-	bool leader_ends; /* it did when it was read */
-};
-
-#define PF_EXITING 0x00000004u /* include/linux/sched.h; field 9 of stat */
-
-/*
- * A task that exits gives up its memory, files and namespaces one after the other before its state tells:
- * what is read of it meanwhile is refused or empty.
- */
-static bool is_ending(const struct ez_stat *st)
-{
-	return st->state == 'Z' || st->state == 'X' || st->state == 'x' || st->flags & PF_EXITING;
-}
-
-/* 1 = yes, 0 = no, or -errno. */
-static int has_ended(struct reader *reader, int dirfd)
-{
-	struct ez_stat st;
-	int ret = ez_read_stat(dirfd, "stat", &reader->walk->scratch, &st);
-
-	return ret ? (ret == -ESRCH ? 1 : ret) : is_ending(&st);
-}
-
-static int read_namespace(struct reader *reader, int dirfd, const char *name, struct ez_task *task, uint64_t *out)
-{
-	int ret = ez_read_ns(dirfd, name, out), ended;
-
-	if (!ret || ez_fatal(ret))
-		return ret;
-	/* An ended task has left its namespaces: no obstacle. */
-	if (ret == -ESRCH || task->flags & EZ_TASK_ZOMBIE)
-		return 0;
-	ended = has_ended(reader, dirfd);
-	if (ended)
-		return ended < 0 ? ended : -ESRCH;
-	return ez_unreadable_add(reader->walk, task->tid, -1, EZ_WHAT_NS, -ret);
-}
-
-/*
- * The task under which the table of `tid` is listed already, or 0. Without kcmp(2) none is known to be
- * shared and every thread is listed on its own: more work, the same truth.
- */
-static int32_t find_owner(const struct reader *reader, int32_t tid)
-{
-	const int32_t *owners = (const int32_t *)reader->owners.data;
-	size_t i;
-
-	for (i = 0; i < ez_count(&reader->owners, sizeof(*owners)); i++) {
-		if (!syscall(SYS_kcmp, owners[i], tid, KCMP_FILES, 0, 0))
-			return owners[i];
-	}
-	return 0;
-}
 
 /* A pidfd of a thread with a table of its own; negative = not to be had. */
 static int thread_pidfd(struct reader *reader, int32_t tid)
@@ -112,12 +42,12 @@ static int read_thread_table(struct reader *reader, struct ez_table *table, size
 	 * The lookup through dirfd proves that the thread whose id the pidfd was opened by still had it: they
 	 * name the same task.
 	 */
-	ended = has_ended(reader, table->dirfd);
+	ended = ez_has_ended(reader, table->dirfd);
 	ret = ended ? 0 : ez_fdtable_read(reader->walk, table);
 	if (table->pidfd >= 0)
 		close(table->pidfd);
 	if (!ended && (!ret || ret == -ESRCH))
-		ended = has_ended(reader, table->dirfd);
+		ended = ez_has_ended(reader, table->dirfd);
 	if (ended <= 0)
 		return ended ? ended : ret;
 	out->fds.len = fds_off;
@@ -145,93 +75,6 @@ static int read_table(struct reader *reader, int dirfd, size_t task_off, uint32_
 	return read_thread_table(reader, &table, task_off);
 }
 
-static void set_state(struct ez_task *task, const struct ez_stat *st)
-{
-	if (st->state == 'T' || st->state == 't')
-		task->flags |= EZ_TASK_STOPPED;
-	if (is_ending(st)) {
-		task->flags |= EZ_TASK_ZOMBIE;
-		task->files_tid = 0;
-	} else if (task->files_tid) {
-		task->flags |= EZ_TASK_SHARES_FILES;
-	} else {
-		task->files_tid = task->tid;
-	}
-}
-
-/*
- * Credentials and numbers. The owner of a task's directory is its effective uid and gid, by a promise of the
- * kernel (task_dump_owner in fs/proc/base.c): for the many threads that share all else that saves the status
- * file, the dearest of all. The numbers of a thread differ from ours only in a pid namespace of its own.
- */
-static int set_identity(struct reader *reader, int dirfd, struct ez_task *task, uint32_t *fdsize)
-{
-	struct ez_status status;
-	struct stat st;
-	int ret;
-
-	if (task->files_tid != task->tid && task->pid_ns && task->pid_ns == reader->walk->own_pid_ns) {
-		if (fstat(dirfd, &st))
-			return errno == ENOENT ? -ESRCH : -errno;
-		task->vpid = task->tgid;
-		task->vtid = task->tid;
-		task->uid = st.st_uid;
-		task->gid = st.st_gid;
-		return 0;
-	}
-	ret = ez_read_status(dirfd, &reader->walk->scratch, &status);
-	if (ret)
-		return ret;
-	task->vpid = status.vpid;
-	task->vtid = status.vtid;
-	task->uid = status.uid;
-	task->gid = status.gid;
-	*fdsize = status.fdsize;
-	return 0;
-}
-
-/* Threads of a process can differ in mount and net namespace, never in the two others: clone(2), setns(2). */
-static int read_namespaces(struct reader *reader, int dirfd, struct ez_task *task)
-{
-	int ret;
-
-	ret = read_namespace(reader, dirfd, "ns/mnt", task, &task->mnt_ns);
-	if (!ret)
-		ret = read_namespace(reader, dirfd, "ns/net", task, &task->net_ns);
-	if (!ret && !reader->pid_ns)
-		ret = read_namespace(reader, dirfd, "ns/pid", task, &reader->pid_ns);
-	if (!ret && !reader->user_ns)
-		ret = read_namespace(reader, dirfd, "ns/user", task, &reader->user_ns);
-	task->pid_ns = reader->pid_ns;
-	task->user_ns = reader->user_ns;
-	return ret;
-}
-
-static int fill_task(struct reader *reader, int dirfd, struct ez_task *task, uint32_t *fdsize)
-{
-	struct ez_stat st;
-	int ret;
-
-	/* kcmp(2) goes by number; the reads through dirfd after it prove that the number was this task's. */
-	task->files_tid = find_owner(reader, task->tid);
-	ret = ez_read_stat(dirfd, "stat", &reader->walk->scratch, &st);
-	if (ret)
-		return ret;
-	task->starttime = st.starttime;
-	task->ppid = st.ppid;
-	task->sid = st.sid;
-	memcpy(task->comm, st.comm, sizeof(task->comm));
-	if (task->tid == task->tgid) {
-		if (st.starttime != reader->proc->starttime)
-			return -ESRCH;
-		task->flags |= EZ_TASK_LEADER;
-		reader->leader_ends = is_ending(&st);
-	}
-	set_state(task, &st);
-	ret = read_namespaces(reader, dirfd, task);
-	return ret ? ret : set_identity(reader, dirfd, task, fdsize);
-}
-
 static int read_task(struct reader *reader, int dirfd, int32_t tid)
 {
 	struct ez_walk *walk = reader->walk;
@@ -240,7 +83,7 @@ static int read_task(struct reader *reader, int dirfd, int32_t tid)
 	uint32_t fdsize = 0;
 	int ret;
 
-	ret = fill_task(reader, dirfd, &task, &fdsize);
+	ret = ez_task_fill(reader, dirfd, &task, &fdsize);
 	if (!ret)
 		ret = ez_buf_append(&walk->out->tasks, &task, sizeof(task));
 	if (!ret)
@@ -317,7 +160,7 @@ static int read_once(struct reader *reader)
 		return ret;
 	if (after.starttime != reader->proc->starttime)
 		return -ESRCH;
-	return is_ending(&after) == reader->leader_ends ? 0 : -EAGAIN;
+	return ez_is_ending(&after) == reader->leader_ends ? 0 : -EAGAIN;
 }
 
 /* Where the records of the process begin. */

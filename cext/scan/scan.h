@@ -10,6 +10,7 @@
 #define EXTERNALIZER_SCAN_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -163,6 +164,10 @@ struct ez_table {
 	int32_t tid;
 	uint32_t fdsize;
 };
+
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
+#endif
 
 /* -ESRCH: the task ended. Other obstacles are recorded. */
 int ez_fdtable_read(struct ez_walk *walk, const struct ez_table *table);

@@ -7,14 +7,12 @@ a part. Then the namespace is entered, in a thread of its own, where root is its
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 
 from externalizer.errors import NoAccess, TargetGone
 from externalizer.kernel import namespaces
 from externalizer.model.mount import Mount
-
-_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
+from externalizer.scan import mountinfo
 
 
 def open_root(pid: int, ns: int) -> int:
@@ -36,8 +34,8 @@ def open_root(pid: int, ns: int) -> int:
 def read(pid: int, ns: int) -> Sequence[Mount]:
     """The table of mount namespace `ns`, in which task `pid` is; empty where it can't be read."""
     try:
-        return _parse(_read_raw(pid, ns), ns)
-    except (OSError, TargetGone, NoAccess):
+        return mountinfo.parse(_read_raw(pid, ns), ns)
+    except (OSError, ValueError, TargetGone, NoAccess):
         return ()
 
 
@@ -65,34 +63,3 @@ def _read_raw(pid: int, ns: int) -> bytes:
     finally:
         os.close(nsfd)
         os.close(proc)
-
-
-def _parse(raw: bytes, ns: int) -> tuple[Mount, ...]:
-    return tuple(_parse_line(line, ns) for line in raw.split(b"\n") if line)
-
-
-def _parse_line(line: bytes, ns: int) -> Mount:
-    """proc_pid_mountinfo(5): ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG…] - TYPE SOURCE SUPER."""
-    head, _, tail = line.partition(b" - ")
-    mnt_id, parent_id, device, root, mountpoint, options, *tags = head.split(b" ")
-    fstype, source, super_options = tail.split(b" ", 2)
-    major, minor = device.split(b":")
-    groups = {key: value for key, _, value in (tag.partition(b":") for tag in tags)}
-    return Mount(
-        ns=ns,
-        mnt_id=int(mnt_id),
-        parent_id=int(parent_id),
-        dev=os.makedev(int(major), int(minor)),
-        root=_decode(root),
-        mountpoint=_decode(mountpoint),
-        options=_decode(options),
-        fstype=_decode(fstype),
-        source=_decode(source),
-        super_options=_decode(super_options),
-        shared=int(groups.get(b"shared", 0)),
-        master=int(groups.get(b"master", 0)),
-    )
-
-
-def _decode(text: bytes) -> bytes:
-    return _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), text)
