@@ -105,6 +105,38 @@ class Pidfd:
         self.close()
 
 
+class Pins:
+    """Pidfds of the processes that were asked for last, so that many questions to one process open one."""
+
+    def __init__(self, size: int = 32) -> None:
+        self._size = size
+        self._open: dict[tuple[int, bool], Pidfd] = {}
+
+    def pin(self, pid: int, starttime: int | None = None, *, thread: bool = False) -> Pidfd:
+        """As `Pidfd.open`; the result stays ours and is closed when `size` others were asked for."""
+        held = self._open.pop((pid, thread), None)
+        if held is None:
+            held = Pidfd.open(pid, starttime, thread=thread)
+        self._open[pid, thread] = held
+        if len(self._open) > self._size:
+            self._open.pop(next(iter(self._open))).close()
+        if starttime is not None and held.key.starttime != starttime:
+            raise TargetGone(f"process {pid} is another one now", why="its start time has changed")
+        return held
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __enter__(self) -> Pins:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 def _open_error(pid: int, error: OSError) -> Exception:
     if error.errno == errno.ESRCH:
         return procfs.gone(pid)

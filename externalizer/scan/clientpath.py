@@ -29,6 +29,7 @@ class PathFinder:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._roots: dict[int, int | None] = {}  # mount namespace -> O_PATH descriptor of its root
+        self._found: dict[tuple[int, bytes, FileId, int | None], tuple[bytes, FileId] | None] = {}
         self._tables: dict[int, Sequence[Mount]] = {}  # mount namespace -> table, also of outside ones
 
     def find(
@@ -39,6 +40,14 @@ class PathFinder:
         `name` is what the server bound, `file` what unix_diag says of it, `server` a pid that holds the
         socket and `bound` an O_PATH descriptor of the file; each of the last two may be None.
         """
+        key = (ns, name, file, server)
+        if key not in self._found:
+            self._found[key] = self._search(ns, name, file, server, bound)
+        return self._found[key]
+
+    def _search(
+        self, ns: int, name: bytes, file: FileId, server: int | None, bound: int | None
+    ) -> tuple[bytes, FileId] | None:
         root = self._root(ns)
         if root is None:
             return None
