@@ -12,6 +12,8 @@
 
 #define MAX_ATTEMPTS 8
 
+enum { VISITED = 1, VISITED_AGAIN };
+
 /* Enters what a finished dump added into the tables. */
 static int settle(struct socks *socks, size_t from)
 {
@@ -61,19 +63,15 @@ static int dump_namespace(struct socks *socks, int nsfd, uint64_t net_ns)
 
 int ez_sock_visit(struct socks *socks, int nsfd, uint64_t net_ns, int32_t tid, bool again)
 {
+	const uint64_t *visits = ez_map_get(&socks->done, net_ns);
 	int ret;
 
-	if (ez_map_get(&socks->done, net_ns) && !again)
+	if (visits && (!again || *visits == VISITED_AGAIN))
 		return 0;
-	ret = dump_namespace(socks, net_ns == socks->own_ns ? -1 : nsfd, net_ns);
-	if (ez_fatal(ret))
-		return ret;
-	if (ret && !ez_map_get(&socks->done, net_ns)) {
-		ret = ez_unreadable_add(socks->walk, tid, -1, EZ_WHAT_NETNS_DIAG, -ret);
-		if (ret)
-			return ret;
-	}
-	return ez_map_put(&socks->done, net_ns, 1);
+	ret = ez_map_put(&socks->done, net_ns, again ? VISITED_AGAIN : VISITED);
+	if (!ret)
+		ret = dump_namespace(socks, net_ns == socks->own_ns ? -1 : nsfd, net_ns);
+	return ret ? ez_unreadable_add(socks->walk, tid, -1, EZ_WHAT_NETNS_DIAG, -ret) : 0;
 }
 
 static int open_ns_of(struct socks *socks, const struct ez_task *task, int *fd_out)

@@ -54,8 +54,8 @@ int ez_sock_keep(struct socks *socks, struct parsed *parsed);
 int ez_sock_message(void *socks, const struct unix_diag_msg *msg, size_t len);
 
 /*
- * Dumps the namespace behind nsfd, unless that was done and is not to be done `again`; nsfd is not looked at
- * where the namespace is our own. What fails is recorded, of task `tid`.
+ * Dumps the namespace behind nsfd once, and once more where `again` is asked for; nsfd is not looked at where
+ * the namespace is our own. What fails is recorded, of task `tid`.
  */
 int ez_sock_visit(struct socks *socks, int nsfd, uint64_t net_ns, int32_t tid, bool again);
 /* Dumps the namespaces that the tasks of the tree are in. */

@@ -18,11 +18,14 @@ from pathlib import Path
 import pytest
 from children import Child
 
+from externalizer.model.layout import What
 from externalizer.model.process import TaskKey
 from externalizer.model.snapshot import Records, Snapshot
 from externalizer.scan.native import origin, scan
 
 PIDFD_OPEN, PIDFD_GETFD, KCMP = 434, 438, {"x86_64": 312, "aarch64": 272}[os.uname().machine]
+SOCKET = {"x86_64": 41, "aarch64": 198}[os.uname().machine]
+SOCK_RAW_BIT = 1  # of SOCK_RAW (3), which the scan uses for netlink only; SOCK_DGRAM is 2
 
 SCAN = """
 import base64, ctypes, json, sys
@@ -154,3 +157,15 @@ def listening(tmp_path: Path) -> object:
         server.bind(str(tmp_path / "server"))
         server.listen()
         yield str(tmp_path / "server")
+
+
+def test_without_unix_diag(listening: str) -> None:
+    """No table, no truth: the sockets are listed as unknown, and what failed is named."""
+    with Child(TARGET, listening) as child:
+        known = scan(child.pid)
+        found = scan_without([(SOCKET, errno.EPROTONOSUPPORT, SOCK_RAW_BIT)], child.pid)
+        assert [one.what for one in found.unreadable] == [What.NETNS_DIAG] * len(found.unreadable)
+        assert len(found.unreadable) == 1
+        assert sorted(s.ino for s in found.unix_sockets()) == sorted(s.ino for s in known.unix_sockets())
+        assert not any(s.known for s in found.unix_sockets())
+        assert list(found.external_sockets()) == []

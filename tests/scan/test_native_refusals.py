@@ -110,3 +110,41 @@ def test_own_processes_without_any_capability() -> None:
         root = scan(child.pid)
         assert found["fds"] == [list(ref) for ref in root.fds_of(child.pid)]
         assert found["mounts"] == [len(root.mounts(ns)) for ns in root.mount_namespaces()]
+
+
+def test_child_that_proc_hides() -> None:
+    """/proc mounted with hidepid: the parent's children file names a process that /proc doesn't show."""
+    program = """
+    must(libc.unshare(CLONE_NEWNS))
+    mount(None, b"/", None, 0x44000)
+    mount(b"proc", b"/proc", b"proc", 0, b"hidepid=2")
+    sys.path[:] = args[0]
+    from externalizer.errors import ExternalizerError
+    from externalizer.scan.native import scan
+    def nobody():
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        must(libc.prctl(4, 1, 0, 0, 0))
+    r, w = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        hidden = os.fork()
+        if hidden == 0:
+            os.read(0, 1)
+            os._exit(0)
+        nobody()
+        os.write(w, struct.pack("=i", hidden))
+        os.read(0, 1)
+        os._exit(0)
+    (hidden,) = struct.unpack("=i", os.read(r, 4))
+    nobody()
+    try:
+        scan(parent)
+        ready(what="", hidden=hidden)
+    except ExternalizerError as error:
+        ready(what=error.what, kind=type(error).__name__, hidden=hidden)
+    """
+    with Child(program, sys.path) as child:
+        assert child.facts["kind"] == "NoAccess"
+        assert str(child.facts["hidden"]) in child.facts["what"]
