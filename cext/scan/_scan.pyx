@@ -2,8 +2,12 @@
 # cython: language_level=3
 """The native scan engine: one coarse call, records as bytes."""
 
+import os
+
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport ENOMEM
 from libc.stdint cimport uint64_t
+from libc.string cimport memset
 
 
 cdef extern from "scan.h":
@@ -24,10 +28,6 @@ cdef extern from "scan.h":
     void ez_scan_free(ez_scan *scan) nogil
 
 
-cdef extern from "string.h":
-    void *memset(void *at, int value, size_t n) nogil
-
-
 cdef bytes take(ez_buf *buf):
     return PyBytes_FromStringAndSize(<char *>buf.data, <Py_ssize_t>buf.len)
 
@@ -41,12 +41,13 @@ def scan_tree(int pid):
     try:
         with nogil:
             ret = ez_scan_tree(pid, &scan)
-        if ret == -12:
+        if ret == -ENOMEM:
             raise MemoryError
         if ret < 0:
-            import os
             raise OSError(-ret, os.strerror(-ret))
-        return (take(&scan.tasks), take(&scan.fds), take(&scan.socks), take(&scan.mounts),
-                take(&scan.unreadable), take(&scan.blob), scan.sock_dev)
+        return (
+            take(&scan.tasks), take(&scan.fds), take(&scan.socks), take(&scan.mounts),
+            take(&scan.unreadable), take(&scan.blob), scan.sock_dev,
+        )
     finally:
         ez_scan_free(&scan)
