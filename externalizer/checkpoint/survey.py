@@ -63,6 +63,7 @@ def _target(snapshot: Snapshot) -> model.Target:
         starttime=root.key.starttime,
         comm=printable(root.comm),
         tasks=sum(1 for task in snapshot.tasks() if not task.gone),
+        uids=tuple(sorted({task.uid for task in snapshot.tasks() if not task.gone})),
         own_mount_ns=root.mnt_ns != os.stat("/proc/self/ns/mnt").st_ino,
     )
 

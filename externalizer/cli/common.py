@@ -30,6 +30,25 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """What dump and restore have in common."""
+    parser.add_argument(
+        "-D", "--images-dir", required=True, metavar="IMAGES", help="directory of the images, root's alone"
+    )
+    parser.add_argument(
+        "-j", "--shell-job", action="store_true", help="the tree is of a shell's session; give it to both"
+    )
+    parser.add_argument(
+        "--tcp-established", action="store_true", help="with established TCP connections; give it to both"
+    )
+    parser.add_argument(
+        "--action-script", action="append", default=[], metavar="PATH",
+        help="run at each stage after our own hook, and not at all after its veto; may be repeated",
+    )  # fmt: skip
+    add_json(parser)
+    add_criu(parser)
+
+
 def note(message: str) -> None:
     """Say something beside the result: on stderr."""
     print(f"externalize: {message}", file=sys.stderr, flush=True)

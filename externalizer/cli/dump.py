@@ -16,21 +16,9 @@ HELP = "checkpoint a process tree with criu, with all that reaches outside it ta
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pid", type=common.pid_argument, metavar="PID", help="root of the process tree")
     parser.add_argument(
-        "-D", "--images-dir", required=True, metavar="IMAGES", help="directory for the images"
-    )
-    parser.add_argument(
         "-R", "--leave-running", action="store_true", help="let the tree run on after the dump"
     )
-    parser.add_argument(
-        "-j", "--shell-job", action="store_true", help="the tree belongs to a shell's session"
-    )
-    parser.add_argument("--tcp-established", action="store_true", help="dump established TCP connections")
-    parser.add_argument(
-        "--action-script", action="append", default=[], metavar="PATH",
-        help="run at each stage after our own hook, and not at all after its veto; may be repeated",
-    )  # fmt: skip
-    common.add_json(parser)
-    common.add_criu(parser)
+    common.add_checkpoint(parser)
 
 
 def run(args: argparse.Namespace) -> int:

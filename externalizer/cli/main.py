@@ -12,7 +12,7 @@ from typing import Any
 from externalizer import __version__
 from externalizer.errors import ExitCode, ExternalizerError, UsageError
 
-COMMANDS = ("plan", "dump", "restore")
+COMMANDS = ("plan", "dump", "restore", "version", "demo")
 
 
 def _modules() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 
 from externalizer.checkpoint import installation, registry, survey
 from externalizer.cli import common
-from externalizer.criu import config
+from externalizer.criu import config, shim
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import ExitCode, Unsupported
 from externalizer.kernel import safefs
@@ -62,7 +62,7 @@ def _files(plan: model.Plan) -> dict[str, bytes]:
 
 
 def _sudo_user() -> frozenset[int]:
-    """Who called us through sudo(8): may own the directory that they stand in, for they may be root anyway."""
+    """Who called us through sudo(8): may own the directory that they stand in, for they can be root."""
     uid = os.environ.get("SUDO_UID", "")
     return frozenset({int(uid)} if uid.isascii() and uid.isdigit() else ())
 
@@ -97,7 +97,11 @@ def _report(
 
 
 def _next(plan: model.Plan, directory: bytes, criu: Criu | None) -> list[str]:
-    program = shlex.quote(criu.path if criu else "criu")
+    program = shlex.quote(criu.named if criu else "criu")
+    # criu asks for the limits of each task, which needs CAP_SYS_RESOURCE for those of other users.
+    if criu and set(plan.target.uids) - {os.geteuid()}:
+        extra = shim.preload_environment(criu.path)
+        program = "".join(f"{name}={shlex.quote(value)} " for name, value in extra.items()) + program
     place = os.path.join(os.fsdecode(directory), "")
     dump, restore = shlex.quote(place + config.DUMP), shlex.quote(place + config.RESTORE)
     commands = [

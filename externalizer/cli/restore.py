@@ -16,7 +16,6 @@ HELP = "restore a process tree that was dumped with externalizer's plan, and ver
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-D", "--images-dir", required=True, metavar="IMAGES", help="directory of the images")
     parser.add_argument(
         "-d", "--restore-detached", action="store_true",
         help="return as soon as the tree runs; default: wait until its root has ended",
@@ -25,14 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", metavar="DIR", help="root file system of the tree; default: where it was at the dump"
     )
-    parser.add_argument("-j", "--shell-job", action="store_true", help="the tree joins this shell's session")
-    parser.add_argument("--tcp-established", action="store_true", help="restore established TCP connections")
-    parser.add_argument(
-        "--action-script", action="append", default=[], metavar="PATH",
-        help="run at each stage after our own hook, and not at all after its veto; may be repeated",
-    )  # fmt: skip
-    common.add_json(parser)
-    common.add_criu(parser)
+    common.add_checkpoint(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -74,6 +74,7 @@ class Target(msgspec.Struct, frozen=True):
     starttime: int  # clock ticks since boot
     comm: str
     tasks: int
+    uids: tuple[int, ...]  # effective uids of all tasks, each once
     own_mount_ns: bool
 
 
