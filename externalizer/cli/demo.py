@@ -11,9 +11,6 @@ import time
 from typing import TextIO
 
 from externalizer.cli import common
-from externalizer.criu.provide import versions
-from externalizer.demo import story
-from externalizer.demo.narrator import Narrator
 from externalizer.errors import ExitCode, NoAccess
 
 HELP = "checkpoint and restore a sample program that reaches outside itself, step by step (a few seconds)"
@@ -28,6 +25,11 @@ def run(args: argparse.Namespace) -> int:
     """Exit 0: every check holds; 9: one does not, or the demo could not go on."""
     if os.geteuid() != 0:
         raise NoAccess("the demo must be run as root", why="criu and the demo's container need it")
+    # Imported here: every command starts with this module.
+    from externalizer.criu.provide import versions
+    from externalizer.demo import story
+    from externalizer.demo.narrator import Narrator
+
     started = time.monotonic()
     criu = common.find_criu(args.criu)
     narrator = Narrator(_lossless(sys.stderr if args.json else sys.stdout))

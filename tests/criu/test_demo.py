@@ -145,8 +145,10 @@ def test_it_says_so_if_the_restore_fails(demo: Demo, criu_that: object) -> None:
     assert "the restore failed" in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("when", ["dump *--config", "restore "])
+@pytest.mark.parametrize(
+    ("number", "when"),
+    [(signal.SIGINT, "dump *--config"), (signal.SIGTERM, "restore "), (signal.SIGHUP, "dump ")],
+)
 def test_interrupted_it_still_leaves_nothing(
     demo: Demo, criu_that: object, tmp_path: Path, number: int, when: str
 ) -> None:
