@@ -19,7 +19,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for reports in terminalreporter.stats.values():
         for report in reports:
             for name in ours.intersection(getattr(report, "keywords", ())):
-                seconds[name] = seconds.get(name, 0.0) + report.duration
+                seconds[name] = seconds.get(name, 0.0) + getattr(report, "duration", 0.0)
     for name, total in sorted(seconds.items()):
         terminalreporter.write_line(f"marker {name}: {total:.0f} s")
 

@@ -24,7 +24,6 @@ from externalizer.rules.sides import listening, side
 from externalizer.rules.unix_sockets import SocketFacts
 from externalizer.scan import native, peers
 
-
 _LOOKS = 4
 
 
