@@ -20,15 +20,12 @@ def _modules() -> dict[str, Any]:
 
 
 def with_command(argv: Sequence[str]) -> list[str]:
-    """Insert `plan` when no word before `--` names a command: `externalize PID` means that.
+    """Insert `plan` when the first word is no command: `externalize PID` means that, in any order of words.
 
-    Options and PID may stand in any order, so the first word decides nothing.
+    Only the first word counts: a later one may be an option's value, as in `externalize 1 -o dump`.
     """
     words = list(argv)
-    before = words[: words.index("--")] if "--" in words else words
-    if any(word in COMMANDS for word in before) or not before:
-        return words
-    if before[0] in ("-h", "--help", "--version"):
+    if not words or words[0] in (*COMMANDS, "-h", "--help", "--version"):
         return words
     return ["plan", *words]
 

@@ -24,11 +24,15 @@ def show(plan: Plan, out: Console, *, next_commands: Sequence[str] = ()) -> None
     """Print the plan: sockets, mounts, other findings, refusals last so that they are seen."""
     target = plan.target
     space = "its own" if target.own_mount_ns else "the host's"
-    out.print(f"{target.comm}[{target.pid}]: {target.tasks} tasks, in {space} mount namespace")
+    tasks = "1 task" if target.tasks == 1 else f"{target.tasks} tasks"
+    out.print(f"{target.comm}[{target.pid}]: {tasks}, in {space} mount namespace")
+    reasons = _Reasons()
     if plan.sockets:
-        out.print(_sockets(plan.sockets))
+        out.print(_sockets(plan.sockets, reasons))
     if plan.mounts:
-        out.print(_mounts(plan))
+        out.print(_mounts(plan, reasons))
+    for line in reasons.lines():
+        out.print(Text(line))
     for finding in plan.findings:
         if not finding.refuses and finding.verdict not in (Verdict.HANDLED, Verdict.OK):
             out.print(Text(f"warning: {finding.subject}: {finding.evidence}", style="yellow"))
@@ -51,7 +55,20 @@ def refusal(finding: Finding) -> Text:
     return Text(f"{text} [{finding.rule}, {finding.doc}]", style="bold red")
 
 
-def _sockets(sockets: Sequence[SocketPlan]) -> Table:
+class _Reasons:
+    """Numbers the reasons: many sockets share one, and a table with sentences in it is hard to read."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def number(self, reason: str) -> str:
+        return f"({self._numbers.setdefault(reason, len(self._numbers) + 1)})"
+
+    def lines(self) -> list[str]:
+        return [f"({number}) {reason}" for reason, number in self._numbers.items()]
+
+
+def _sockets(sockets: Sequence[SocketPlan], reasons: _Reasons) -> Table:
     table = Table(title="Unix sockets with an end outside", title_justify="left", box=None, pad_edge=False)
     for heading in ("PROCESS", "FD", "TYPE", "CONNECTED TO", "AT DUMP", "AT RESTORE", "WHY"):
         table.add_column(heading, overflow="fold")
@@ -66,7 +83,7 @@ def _sockets(sockets: Sequence[SocketPlan]) -> Table:
             _connected_to(socket),
             at_dump,
             at_restore.format(uid=socket.client.uid if socket.client else "?"),
-            f"{socket.reason} [{socket.rule}]",
+            reasons.number(f"{socket.reason} [{socket.rule}]"),
         )
     return table
 
@@ -79,10 +96,10 @@ def _connected_to(socket: SocketPlan) -> str:
     return f"{who}{unit} {name}"
 
 
-def _mounts(plan: Plan) -> Table:
+def _mounts(plan: Plan, reasons: _Reasons) -> Table:
     table = Table(title="Mounts from outside", title_justify="left", box=None, pad_edge=False)
     for heading in ("MOUNTPOINT", "FROM THE HOST'S", "KEY", "WHY"):
         table.add_column(heading, overflow="fold")
     for mount in plan.mounts:
-        table.add_row(mount.mountpoint, mount.source, mount.key, mount.reason)
+        table.add_row(mount.mountpoint, mount.source, mount.key, reasons.number(mount.reason))
     return table
