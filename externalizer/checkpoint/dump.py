@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from externalizer.checkpoint import installation, registry, survey
-from externalizer.checkpoint.artifacts import PLAN_FILE
+from externalizer.checkpoint import installation, registry, runfile, survey
+from externalizer.checkpoint.artifacts import PLAN_FILE, stored_plan
 from externalizer.checkpoint.outcome import explained
 from externalizer.criu import command, config, logs
 from externalizer.criu.provide.find import Criu
-from externalizer.errors import CriuFailed, Refused, UsageError
-from externalizer.kernel import safefs
-from externalizer.kernel.privatedir import open_private_directory, run_directory
+from externalizer.errors import CriuFailed, ExternalizerError, Refused, RestoreFailed, UsageError
+from externalizer.kernel import procfs
+from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model.plan import Plan
+from externalizer.model.process import TaskKey
+from externalizer.model.record import POLICY_FILE
 from externalizer.model.text import printable
 
 LOG = "dump.log"
@@ -81,12 +83,27 @@ def check_scripts(scripts: Sequence[str]) -> None:
 
 
 def _check_unused(dirfd: int, images: bytes) -> None:
-    if _COMPLETE in os.listdir(dirfd):
+    """Refuse a directory whose images may be all that is left of a tree. Raises UsageError."""
+    names = os.listdir(dirfd)
+    if _COMPLETE in names or (PLAN_FILE in names and not _target_lives(dirfd)):
         raise UsageError(
             f"{printable(images)} holds a complete dump",
             why="images of two dumps in one directory can't be restored, and the older one would be lost",
             hint="give another directory, or remove it",
         )
+
+
+def _target_lives(dirfd: int) -> bool:
+    """Whether the tree of the plan in this directory still runs: then its dump was not finished."""
+    try:
+        plan = stored_plan(dirfd)
+    except RestoreFailed:
+        return False
+    return plan is not None and plan.host.boot_id == procfs.boot_id() and _lives(plan)
+
+
+def _lives(plan: Plan) -> bool:
+    return registry.lives(TaskKey(plan.target.pid, plan.target.starttime))
 
 
 def _words(pid: int, dirfd: int, conf: str, options: Options) -> list[str]:
@@ -109,30 +126,48 @@ def _run(
     progress(
         f"criu {'.'.join(map(str, criu.version))} dumps {plan.target.comm}[{pid}] into {printable(images)}"
     )
-    with written_config(f"dump-{os.getpid()}", config.dump_conf(plan)) as conf:
+    with runfile.written("dump", config.dump_conf(plan)) as file:
+
+        def give_up(criu_pid: int) -> None:
+            file.cancel()
+            # Not once the hook is done: criu may be ending the tree, and the images are all there is of it.
+            if PLAN_FILE not in os.listdir(dirfd):
+                command.fail_writes(criu_pid)
+
+        _forget(dirfd, POLICY_FILE, PLAN_FILE)  # of an earlier dump that failed
         status = command.run(
             criu,
-            _words(pid, dirfd, conf, options),
-            scripts=options.scripts,
-            harmless_to_end=lambda: PLAN_FILE not in os.listdir(dirfd),
+            _words(pid, dirfd, file.path, options),
+            variables={**file.variables, **script_variables(options.scripts)},
+            harmless_to_end=lambda: POLICY_FILE not in os.listdir(dirfd),  # the tree is not stopped yet
+            give_up=give_up,
             pass_fds=[dirfd],
         )
-    if status:
-        raise explained(
-            "criu dump", status, logs.read(dirfd, LOG), os.path.join(images, LOG.encode()), CriuFailed,
-            safe="the process runs on",
-        )  # fmt: skip
+    if status or PLAN_FILE not in os.listdir(dirfd):
+        raise _failure(dirfd, images, plan, status)
 
 
-@contextlib.contextmanager
-def written_config(name: str, text: bytes) -> Iterator[str]:
-    """An option file in a directory of root's for the time of one criu run."""
-    directory = run_directory("conf")
-    try:
-        safefs.write_file(directory, name, text)
-        try:
-            yield f"/run/externalizer/conf/{name}"
-        finally:
-            os.unlink(name, dir_fd=directory)
-    finally:
-        os.close(directory)
+def _failure(dirfd: int, images: bytes, plan: Plan, status: int) -> ExternalizerError:
+    told, log = logs.read(dirfd, LOG), os.path.join(images, LOG.encode())
+    if _lives(plan):
+        # The hook may have been done: nothing may take this for the dump of a tree that has ended.
+        _forget(dirfd, PLAN_FILE)
+        if not status:
+            return CriuFailed("criu ended without an error, but it finished no dump",
+                              why="the process runs on", hint=f"criu's log: {printable(log)}")  # fmt: skip
+        return explained("criu dump", status, told, log, CriuFailed, safe="the process runs on")
+    safe = "the process has ended"
+    if PLAN_FILE in os.listdir(dirfd):
+        safe += f"; its images are complete, `externalize restore -D {printable(images)}` brings it back"
+    return explained("criu dump", status, told, log, CriuFailed, safe=safe)
+
+
+def _forget(dirfd: int, *names: str) -> None:
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=dirfd)
+
+
+def script_variables(scripts: Sequence[str]) -> dict[str, str]:
+    """What tells the hook stub of the user's scripts; criu hands its environment on."""
+    return {f"EXTERNALIZER_ACTION_SCRIPT_{number}": script for number, script in enumerate(scripts, 1)}

@@ -83,13 +83,15 @@ def _read(directory: int, name: str) -> bytes | None:
 
 def _sweep(directory: int) -> None:
     for pid, starttime in _names(directory):
-        if not _lives(TaskKey(pid, starttime)):
+        if not lives(TaskKey(pid, starttime)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{pid}-{starttime}", dir_fd=directory)
 
 
-def _lives(key: TaskKey) -> bool:
+def lives(key: TaskKey) -> bool:
+    """Whether this very process is there and has not ended: a zombie has."""
     try:
-        return procfs.starttime(key.pid) == key.starttime
+        stat = procfs.stat(key.pid)
     except TargetGone:
         return False
+    return stat.starttime == key.starttime and not stat.is_dead

@@ -9,25 +9,28 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
-from externalizer.checkpoint import installation
+from externalizer.checkpoint import installation, runfile
 from externalizer.checkpoint.artifacts import stored_plan
-from externalizer.checkpoint.dump import check_scripts, written_config
+from externalizer.checkpoint.dump import check_scripts, script_variables
 from externalizer.checkpoint.outcome import explained
 from externalizer.criu import command, config, logs
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import RestoreFailed, UsageError
+from externalizer.kernel import procfs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model import plan as model
 from externalizer.model.text import printable
 
 LOG = "restore.log"
-_REAP_SECONDS = 2.0  # criu has killed them before it ends; they only have to be waited for
+_REAP_SECONDS = 2.0  # a failed criu has killed the tasks before it ends; they only have to be waited for
+_KILL_SECONDS = 10.0  # that a killed task may take to end
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2), Linux 3.4
 
 
@@ -89,26 +92,31 @@ def _run(
     words += ["--shell-job"] if options.shell_job else []
     words += ["--tcp-established"] if options.tcp_established else []
     _become_subreaper()
+    others = procfs.children(os.getpid())
     try:
-        with written_config(f"restore-{os.getpid()}", _config(plan, criu, options.root)) as conf:
+        with runfile.written("restore", _config(plan, criu, options.root)) as file:
             status = command.run(
                 criu,
-                [*words, "--config", conf, *options.passed_on],
-                scripts=options.scripts,
-                harmless_to_end=lambda: True,
+                [*words, "--config", file.path, *options.passed_on],
+                variables={**file.variables, **script_variables(options.scripts)},
+                # criu writes the pidfile when all is restored, just before the tasks run.
+                harmless_to_end=lambda: pidfile not in os.listdir(dirfd),
                 pass_fds=[dirfd],
                 keep_terminal=options.shell_job,
             )
-        if status:
-            _reap_failed()
-            raise explained(
-                "criu restore", status, logs.read(dirfd, LOG), os.path.join(images, LOG.encode()),
-                RestoreFailed, safe="nothing of the tree runs, the images are unchanged",
-            )  # fmt: skip
-        return _restored_pid(dirfd, pidfile)
+        if status == 0:
+            return _restored_pid(dirfd, pidfile)
+    except command.Interrupted:
+        _end_remains(others, grace=0)
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(pidfile, dir_fd=dirfd)
+    _end_remains(others, grace=_REAP_SECONDS if status > 0 else 0)
+    raise explained(
+        "criu restore", status, logs.read(dirfd, LOG), os.path.join(images, LOG.encode()),
+        RestoreFailed, safe="nothing of the tree runs, the images are unchanged",
+    )  # fmt: skip
 
 
 def _restored_pid(dirfd: int, pidfile: str) -> int:
@@ -121,13 +129,22 @@ def _become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def _reap_failed() -> None:
-    """Wait for what a failed restore leaves: a zombie of ours would hold the pid that a retry needs."""
-    deadline = time.monotonic() + _REAP_SECONDS
-    with contextlib.suppress(ChildProcessError):
-        while time.monotonic() < deadline:
-            if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                time.sleep(0.005)
+def _end_remains(others: frozenset[int], *, grace: float) -> None:
+    """Wait for what a failed restore leaves, and kill what is left of it after `grace` seconds.
+
+    The tasks of a killed criu wait for it for ever, half restored; a zombie holds the pid that a retry needs.
+    All of them become our children, because we are their subreaper; `others` are those of before.
+    """
+    start = time.monotonic()
+    while remains := procfs.children(os.getpid()) - others:
+        for pid in remains:
+            with contextlib.suppress(ChildProcessError, ProcessLookupError):
+                if time.monotonic() >= start + grace:
+                    os.kill(pid, signal.SIGKILL)  # our own child, not waited for: the pid is nobody else's
+                os.waitpid(pid, os.WNOHANG)
+        if time.monotonic() > start + grace + _KILL_SECONDS:
+            return
+        time.sleep(0.005)
 
 
 def wait(pid: int) -> int:

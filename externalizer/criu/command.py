@@ -4,95 +4,162 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from externalizer.criu import shim
 from externalizer.criu.environment import criu_environment
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import UsageError
+from externalizer.model.text import printable
 
 # What the wrappers decide themselves. criu takes the last of several, so that a second one would silently
 # win over the plan's files.
-OWNED = {
-    "-t": "PID", "--tree": "PID", "-D": "-D", "--images-dir": "-D", "--config": "the plan's files",
-    "--libdir": "the plan's files", "-L": "the plan's files", "--ext-unix-sk": "the plan's files",
-    "-x": "the plan's files", "--stream": "image files that the hook can edit",
-    "--action-script": "--action-script before the `--`", "--no-default-config": "the plan's files",
-    "-o": "a log that is explained", "--log-file": "a log that is explained",
-    "-d": "-d before the `--`", "--restore-detached": "-d before the `--`",
-    "--pidfile": "--pidfile before the `--`", "-W": "-D", "--work-dir": "-D",
-    "-R": "--leave-running before the `--`", "--leave-running": "--leave-running before the `--`",
+_OWNED = {
+    "tree": "PID", "images-dir": "-D", "work-dir": "-D", "config": "the plan's files",
+    "no-default-config": "the plan's files", "libdir": "the plan's files", "ext-unix-sk": "the plan's files",
+    "stream": "image files that the hook can edit", "action-script": "--action-script before the `--`",
+    "log-file": "a log that is explained", "restore-detached": "-d before the `--`",
+    "daemon": "-d before the `--`", "pidfile": "--pidfile before the `--`", "root": "--root before the `--`",
+    "leave-running": "--leave-running before the `--`", "shell-job": "-j before the `--`",
+    "help": "`criu --help`", "version": "`externalize version`",
 }  # fmt: skip
-_BUNDLED = frozenset("tDLxodWR")  # short options that getopt also takes with a value attached: -D/images
+_SHORT = {
+    "t": "tree", "D": "images-dir", "W": "work-dir", "L": "libdir", "x": "ext-unix-sk", "o": "log-file",
+    "d": "restore-detached", "r": "root", "R": "leave-running", "j": "shell-job", "h": "help", "V": "version",
+}  # fmt: skip
+_SHORT_WITH_VALUE = frozenset("tDovxrJWLM")  # criu's getopt(3) string: the rest of the word is the value
 
 
 def check_passed_on(words: Sequence[str]) -> None:
     """Refuse options for criu that would undo what the wrapper does. Raises UsageError."""
     for word in words:
-        name = word.split("=", 1)[0]
-        if name.startswith("-") and not name.startswith("--") and name[1:2] in _BUNDLED:
-            name = name[:2]
-        if name.startswith("--"):
-            # getopt_long takes every unambiguous beginning: --imag is --images-dir.
-            name = next((full for full in OWNED if len(name) > 3 and full.startswith(name)), name)
-        if name in OWNED:
+        owned = next(filter(None, map(_owned, _names(word))), None)
+        if owned is not None:
             raise UsageError(
-                f"{word} can't be passed on to criu",
+                f"{printable(os.fsencode(word))} can't be passed on to criu",
                 why="the wrapper sets it, and criu would take the last one",
-                hint=f"use {OWNED[name]} instead",
+                hint=f"use {_OWNED[owned]} instead",
             )
 
 
+def _names(word: str) -> Iterator[str]:
+    """The long names, perhaps abbreviated, of the options that getopt_long(3) sees in a word."""
+    if word.startswith("--"):
+        name = word[2:].split("=", 1)[0]
+        # Each switch of criu's has a --no-… that undoes it.
+        yield from filter(None, (name, name.removeprefix("no-")))
+    elif word.startswith("-"):
+        for letter in word[1:]:
+            yield _SHORT.get(letter, "")
+            if letter in _SHORT_WITH_VALUE:
+                return
+
+
+def _owned(name: str) -> str | None:
+    # getopt_long takes every unambiguous beginning: --imag is --images-dir.
+    return next((full for full in _OWNED if name and full.startswith(name)), None)
+
+
 class Interrupted(KeyboardInterrupt):
-    """^C arrived while criu ran; criu has been ended."""
+    """^C arrived while criu ran; criu has ended without success."""
 
 
 def run(
     criu: Criu,
     words: Sequence[str | bytes],
     *,
-    scripts: Sequence[str] = (),
+    variables: Mapping[str, str],
     harmless_to_end: Callable[[], bool],
+    give_up: Callable[[int], None] | None = None,
     pass_fds: Sequence[int] = (),
     keep_terminal: bool = False,
 ) -> int:
     """Run criu to its end and return its exit status, negative for a signal.
 
-    ^C is ours to handle: criu is in a process group of its own (unless `keep_terminal`, which --shell-job
-    needs) and is ended only while `harmless_to_end()`. Raises Interrupted after it was ended.
+    `variables` are for criu and its action-scripts. ^C is ours to handle: criu is in a process group of its
+    own (unless `keep_terminal`, which --shell-job needs) and is ended only while `harmless_to_end()`;
+    otherwise `give_up`, called with its pid, may make it fail by itself. Raises Interrupted if it did not
+    succeed after ^C.
     """
-    extra: dict[str, str] = dict(shim.preload_environment(criu.path))
-    for number, script in enumerate(scripts, 1):
-        extra[f"EXTERNALIZER_ACTION_SCRIPT_{number}"] = script
-    process = _start([criu.path, *words], criu_environment(extra), pass_fds, keep_terminal)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            if process.poll() is not None:
-                return process.returncode
-            if harmless_to_end():
-                _end(process)
-                raise Interrupted from None
+    extra = {**shim.preload_environment(criu.path), **variables}
+    process = _start(
+        [criu.path, *words], criu_environment(extra), pass_fds,
+        keep_terminal=keep_terminal, may_fail_writes=give_up is not None,
+    )  # fmt: skip
+    try:
+        # Not Popen.wait, which lets a child go on for a quarter of a second after ^C.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        return process.wait()
+    except KeyboardInterrupt:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # further ones have nothing to add
+    try:
+        status = _interrupted(process, harmless_to_end, give_up)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if status:
+        raise Interrupted
+    return status
+
+
+def _interrupted(
+    process: subprocess.Popen[bytes],
+    harmless_to_end: Callable[[], bool],
+    give_up: Callable[[int], None] | None,
+) -> int:
+    # Stopped, so that it is still harmless when the signal arrives that is sent because it was.
+    process.send_signal(signal.SIGSTOP)
+    if process.poll() is None:
+        if harmless_to_end():
+            _end(process)
+        else:
+            try:
+                if give_up is not None:
+                    give_up(process.pid)
+            finally:
+                process.send_signal(signal.SIGCONT)
+    return process.wait()
+
+
+def fail_writes(pid: int) -> None:
+    """Let every write of criu's to a file fail: a dump then ends as on a full disk, and cleans up.
+
+    A criu that is killed cleans nothing up: while it executes system calls inside a task of the tree its
+    death leaves that task with criu's registers, and the task dies of SIGTRAP. criu must ignore SIGXFSZ.
+    Where the limit can't be set, criu goes on until the hook's next stage.
+    """
+    with contextlib.suppress(OSError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
 
 
 def _start(
-    argv: Sequence[str | bytes], environ: Mapping[str, str], pass_fds: Sequence[int], keep_terminal: bool
+    argv: Sequence[str | bytes],
+    environ: Mapping[str, str],
+    pass_fds: Sequence[int],
+    *,
+    keep_terminal: bool,
+    may_fail_writes: bool,
 ) -> subprocess.Popen[bytes]:
+    def prepare() -> None:
+        if may_fail_writes:  # not for a restore: its tasks are criu's children
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        if not keep_terminal:
+            os.setpgrp()
+
     return subprocess.Popen(
         argv,
         env=environ,
         stdin=None if keep_terminal else subprocess.DEVNULL,
         pass_fds=pass_fds,
-        preexec_fn=None if keep_terminal else os.setpgrp,  # one thread; async-signal-safe
+        preexec_fn=prepare,
     )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # By the group: criu's helpers and our hook go with it. SIGKILL, because criu handles no SIGTERM itself
-    # and a tracer's death detaches its tracees and lets them run (ptrace(2)).
+    # By the group: criu's helpers and our hook go with it. SIGKILL, because criu is stopped.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
@@ -66,6 +67,17 @@ def stat(pid: int) -> Stat:
 def starttime(pid: int) -> int:
     """Clock ticks since boot; with the pid the identity of a process. Raises TargetGone."""
     return stat(pid).starttime
+
+
+def children(pid: int) -> frozenset[int]:
+    """The processes whose parent `pid` is now, zombies included."""
+    found = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(TargetGone):
+                if stat(int(name)).ppid == pid:
+                    found.add(int(name))
+    return frozenset(found)
 
 
 def comm(pid: int) -> bytes:
