@@ -11,13 +11,15 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 PROGRAM = Path(__file__).parent / "programs" / "puppet.py"
 PATIENCE = 20.0  # seconds that an answer may take; a bound, not a measure
 
@@ -88,6 +90,11 @@ class Puppet:
             self._process = None
         else:
             os.waitpid(self.pid, 0)
+
+    def ended_by(self) -> int:
+        """Wait for the end of a process that was not restored; the signal that ended it."""
+        assert self._process is not None
+        return -self._process.wait(timeout=PATIENCE)
 
     def end(self) -> None:
         """End it by its own id, if it still runs."""
@@ -220,3 +227,26 @@ def accept(server: socket.socket) -> socket.socket:
     connection, _ = server.accept()
     connection.settimeout(PATIENCE)
     return connection
+
+
+def in_new_netns(work: Callable[[], T]) -> T:
+    """Call `work` in a thread with a net namespace of its own, which lives on in the sockets it made."""
+    found: list[T] = []
+
+    def run() -> None:
+        assert _libc.unshare(0x40000000) == 0  # CLONE_NEWNET
+        found.append(work())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def bound_datagram(name: str) -> socket.socket:
+    """A datagram receiver that everybody may send to."""
+    log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    log.bind(name)
+    os.chmod(name, 0o777)
+    log.settimeout(PATIENCE)
+    return log
