@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from collections.abc import Iterable
 
+from externalizer.checkpoint import targets
 from externalizer.checkpoint.restored import Restored
 from externalizer.errors import RestoreFailed
 from externalizer.kernel import namespaces
@@ -31,7 +31,7 @@ def _connect(ours: socket.socket, planned: SocketPlan, pid: int) -> None:
         if target[:1] == b"\0":
             ours.connect(target)  # looked up in the socket's own net namespace, not in ours
         else:
-            _connect_path(ours, target, pid)
+            _connect_path(ours, planned, pid)
     except OSError as error:
         holder = planned.holders[0]
         raise RestoreFailed(
@@ -42,17 +42,14 @@ def _connect(ours: socket.socket, planned: SocketPlan, pid: int) -> None:
         ) from error
 
 
-def _connect_path(ours: socket.socket, path: bytes, pid: int) -> None:
+def _connect_path(ours: socket.socket, planned: SocketPlan, pid: int) -> None:
     """Open the socket file in the task's mount namespace, then connect to exactly what was opened."""
     ns = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = namespaces.run_in({"mnt": ns}, lambda: os.open(path, flags))
+        fd = namespaces.run_in({"mnt": ns}, lambda: targets.open_same(planned))
     finally:
         os.close(ns)
     try:
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise OSError(0, "there is no socket at that path")
         ours.connect(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)

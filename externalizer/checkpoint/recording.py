@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+from externalizer.checkpoint import targets
 from externalizer.errors import Refused
-from externalizer.kernel import credentials, namespaces
+from externalizer.kernel import credentials
 from externalizer.kernel.credentials import OVERFLOW, IdMap
 from externalizer.model.plan import SocketPlan
 from externalizer.model.record import OwnName, RestoreRecord, SocketFile
@@ -16,14 +16,12 @@ from externalizer.model.text import printable, to_bytes
 class Recorder:
     """Makes records for the sockets of one tree. Ids become those of the opening task's user namespace."""
 
-    def __init__(self, root: int) -> None:
-        self._root = root
+    def __init__(self) -> None:
         self._maps: dict[int, IdMap] = {}
 
     def record(self, planned: SocketPlan, usk: Any) -> RestoreRecord:
         """Return the record; `usk` is criu's entry of the socket. Raises Refused, TargetGone."""
-        opener = min(planned.holders, key=lambda holder: holder.vpid).pid
-        ids = self._map(opener)
+        ids = self._map(targets.opener(planned))
         target = to_bytes(planned.target)
         client = planned.client
         if client is None:
@@ -40,7 +38,7 @@ class Recorder:
             server=None
             if peer.uid is None or peer.gid is None
             else (_shown(ids.uid(peer.uid)), _shown(ids.gid(peer.gid))),
-            file=None if target[:1] == b"\0" else self._file(opener, planned, target, ids),
+            file=_file(planned, ids) if targets.is_path(planned) else None,
             own=_own_name(planned.ino, usk),
         )
 
@@ -49,21 +47,16 @@ class Recorder:
             self._maps[pid] = credentials.id_map(pid)
         return self._maps[pid]
 
-    def _file(self, pid: int, planned: SocketPlan, path: bytes, ids: IdMap) -> SocketFile:
-        fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            status = namespaces.run_in({"mnt": fd}, lambda: os.lstat(path))
-        except FileNotFoundError:
-            status = None
-        finally:
-            os.close(fd)
-        if status is None or (status.st_dev, status.st_ino) != (planned.target_dev, planned.target_ino):
-            raise Refused(
-                f"unix socket {planned.ino}: {printable(path)} is no longer the socket it is connected to"
-            )
-        return SocketFile(
-            status.st_dev, status.st_ino, _shown(ids.uid(status.st_uid)), _shown(ids.gid(status.st_gid))
-        )
+
+def _file(planned: SocketPlan, ids: IdMap) -> SocketFile:
+    if planned.target_uid is None or planned.target_gid is None:
+        raise Refused(f"unix socket {planned.ino}: the owner of {planned.target} is unknown")
+    return SocketFile(
+        planned.target_dev,
+        planned.target_ino,
+        _shown(ids.uid(planned.target_uid)),
+        _shown(ids.gid(planned.target_gid)),
+    )
 
 
 def _needed(inside: int | None, ino: int, kind: str, outside: int) -> int:

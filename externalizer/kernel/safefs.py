@@ -58,8 +58,13 @@ def replace_directory(
         _check_parent(parent, raw, trusted_uids)
         temporary.sweep(parent)
         _recover_aside(parent, name)
-        old = _examine_old(parent, name, raw, files, marker)
-        with temporary.temporary_directory(parent) as (new, directory):
+        with (
+            _examined_old(parent, name, raw, files, marker) as old,
+            temporary.temporary_directory(parent) as (
+                new,
+                directory,
+            ),
+        ):
             for file_name, data in files.items():
                 with temporary.write_new(directory, os.fsencode(file_name), data, 0o600):
                     pass
@@ -128,18 +133,23 @@ class _Old:
     ino: int
 
 
-def _examine_old(
+@contextlib.contextmanager
+def _examined_old(
     parent: int, name: bytes, shown: bytes, files: Mapping[str, bytes], marker: Marker
-) -> _Old | None:
+) -> Iterator[_Old | None]:
+    """Yield what is at `name`, known to be ours and locked: once it has a temporary name, no other run
+    sweeps it away before it was compared with what was examined."""
     try:
         fd = os.open(name, temporary.DIRECTORY, dir_fd=parent)
     except FileNotFoundError:
-        return None
+        yield None
+        return
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise _not_ours(shown, "It is no directory, or a symbolic link") from error
         raise
     try:
+        temporary.lock(fd, wait=True)
         status = os.fstat(fd)
         if status.st_uid != os.geteuid():
             raise _not_ours(shown, f"It belongs to uid {status.st_uid}")
@@ -150,7 +160,7 @@ def _examine_old(
             raise _not_ours(shown, f"It holds {printable(strangers[0])}, which would be lost")
         if not _has_marker(fd, marker):
             raise _not_ours(shown, f"It has no valid {marker.name}")
-        return _Old(status.st_dev, status.st_ino)
+        yield _Old(status.st_dev, status.st_ino)
     finally:
         os.close(fd)
 

@@ -45,7 +45,7 @@ def _locked_directory(parent: int) -> tuple[bytes, int]:
         except BaseException:
             remove(parent, name)
             raise
-        _lock(fd, wait=True)
+        lock(fd, wait=True)
         if _is_at(parent, name, os.fstat(fd)):
             return name, fd
         os.close(fd)
@@ -80,7 +80,7 @@ def write_new(directory: int, name: bytes, data: bytes, mode: int) -> Iterator[i
     fd = os.open(name, flags, 0o600, dir_fd=directory)
     try:
         try:
-            _lock(fd, wait=True)
+            lock(fd, wait=True)
             os.fchmod(fd, mode)
             view = memoryview(data)
             while view:
@@ -106,13 +106,14 @@ def sweep(directory: int) -> None:
         except OSError:
             continue
         try:
-            if os.fstat(fd).st_uid == os.geteuid() and _lock(fd, wait=False):
+            if os.fstat(fd).st_uid == os.geteuid() and lock(fd, wait=False):
                 remove(directory, name)
         finally:
             os.close(fd)
 
 
-def _lock(fd: int, *, wait: bool) -> bool:
+def lock(fd: int, *, wait: bool) -> bool:
+    """Lock a file or directory against `sweep`; say whether it is locked now."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:

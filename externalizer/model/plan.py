@@ -53,8 +53,10 @@ class SocketPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     holders: tuple[Holder, ...]
     client: ClientPlan | None = None
     target: str = ""  # what to connect to: a path in the client's mount namespace, or @abstract
-    target_dev: int = 0
+    target_dev: int = 0  # of the socket file at a path, as stat(2) reports it; 0 for an abstract name
     target_ino: int = 0
+    target_uid: int | None = None  # its owner; known only in the plan that is stored with the images
+    target_gid: int | None = None
     unaccepted: bool = False
 
 

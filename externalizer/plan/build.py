@@ -52,6 +52,12 @@ def socket_plan(facts: SocketFacts, holder_of: HolderOf) -> tuple[model.SocketPl
     return planned, _socket_finding(facts, judgement, holders)
 
 
+def _by_first_holder(judged: tuple[model.SocketPlan, Finding]) -> tuple[int, int, int]:
+    socket = judged[0]
+    first = socket.holders[0] if socket.holders else Holder(0, 0, 0, "")
+    return first.pid, first.fd, socket.ino
+
+
 def _type_name(sock: UnixSocket) -> str:
     try:
         return SockType(sock.type).name.lower()
@@ -117,7 +123,7 @@ def build(
     """Build the sealed plan. `root` is the host's path of the root mount of a tree with a mount namespace
     of its own, printable, else empty.
     `findings` are those of the other rules: mounts, layout, what was unreadable."""
-    judged = [socket_plan(facts, holder_of) for facts in sockets]
+    judged = sorted((socket_plan(facts, holder_of) for facts in sockets), key=_by_first_holder)
     both: list[tuple[str, str | None]] = [
         ("libdir", installed.plugin_dir),
         ("action-script", installed.hook),

@@ -76,6 +76,8 @@ def _sockets(sockets: Sequence[SocketPlan], reasons: _Reasons) -> Table:
         first = socket.holders[0] if socket.holders else None
         more = f" +{len(socket.holders) - 1}" if len(socket.holders) > 1 else ""
         at_dump, at_restore = _OUTCOME[socket.action]
+        if socket.type == "dgram" and socket.action is Action.HANGUP:
+            at_dump, at_restore = "kept with its queue", "unconnected"
         table.add_row(
             f"{first.comm}[{first.pid}]" if first else "in flight",
             f"{first.fd}{more}" if first else "–",

@@ -54,7 +54,9 @@ def _foreign_netns(f: SocketFacts) -> str | None:
         return (
             "it was made in a net namespace that no task of the tree is in, and criu does not find it there"
         )
-    if f.dgram and f.peer_socket is not None and f.peer_socket.netns not in f.tree_netns:
+    # A datagram socket may be connected across net namespaces; those of the tree were all read.
+    peer = f.peer_socket
+    if f.dgram and f.socket.peer_ino and (peer is None or not peer.known or peer.netns not in f.tree_netns):
         return (
             "its peer is in a net namespace that no task of the tree is in, and criu does not find it there"
         )

@@ -15,7 +15,9 @@ from puppets import (
     accept,
     adopt_orphans,
     alive,
+    bound_datagram,
     externalize,
+    in_new_netns,
     listening,
     seen,
     state,
@@ -132,7 +134,8 @@ def test_a_datagram_client_goes_on_with_its_queue_and_credentials(
             os.chmod(name, 0o777)
         log.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         log.settimeout(20)
-        user.ask(f"c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); c.bind({own!r}); c.connect({name!r})")
+        user.ask("c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)")
+        user.ask(f"c.bind({own!r}); c.connect({name!r})")
         user.ask("c.send(b'1')")
         assert log.recv(10) == b"1"
         log.sendto(b"unread", own)
@@ -385,3 +388,77 @@ def test_criu_pre_dump_is_not_disturbed_by_the_plugin(
     assert ours.code == bare.code
     assert "externalizer: refused" not in ours.err
     assert puppet.ask("_ = 7") == 7
+
+
+def test_a_datagram_impostor_is_not_connected_to(user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+    """The receiver's socket is another user's now: the restore is refused, not connected to it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(place / "log"))
+        os.chmod(place / "log", 0o777)
+        user.ask("c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)")
+        user.ask(f"c.connect({str(place / 'log')!r})")
+        assert checkpoint.dump(user).code == 0
+        user.reap()
+    os.unlink(place / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(place / "log"))
+        os.chown(place / "log", 4321, 4321)
+        failed = checkpoint.restore()
+        assert failed.code == 9, failed
+        assert "belongs to uid 4321" in failed.err
+        os.chown(place / "log", 0, 0)
+        assert checkpoint.restore().code == 0
+
+
+def test_a_datagram_peer_in_another_net_namespace_is_refused_unharmed(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """criu does not find such a peer, with any option."""
+    name = str(place / "log")
+    log = in_new_netns(lambda: bound_datagram(name))
+    with log:
+        puppet.ask("c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)")
+        puppet.ask(f"c.connect({name!r})")
+        dumped = checkpoint.dump(puppet)
+        assert dumped.code == 7, dumped
+        assert "unix-foreign-netns" in dumped.out
+        puppet.ask("c.send(b'still')")
+        assert log.recv(10) == b"still"
+
+
+def test_a_hook_that_runs_twice_changes_nothing(user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
+    """criu before 4.2 reads the config file of an RPC request twice and runs its scripts twice."""
+    with listening(place / "server.sock") as server:
+        connect(user, str(place / "server.sock"))
+        with accept(server):
+            assert externalize(user.pid, "-o", checkpoint._plan).code == 0
+            for name in ("dump.conf", "restore.conf"):
+                lines = (checkpoint._plan / name).read_text().splitlines()
+                scripts = [line for line in lines if line.startswith("action-script")]
+                (checkpoint._plan / name).write_text("\n".join(lines + scripts) + "\n")
+            checkpoint.images.mkdir(mode=0o700)
+            dumped = checkpoint._criu(
+                "dump", "-t", str(user.pid), "-o", "dump.log", "--config", checkpoint._plan / "dump.conf"
+            )
+            assert dumped.code == 0, dumped.err[-3000:]
+            after = dumped.err.split("Running post-dump scripts", 1)[1]
+            assert after.count("/externalize-hook]") == 2
+            user.reap()
+        assert checkpoint.plain_restore().code == 0, checkpoint.log("restore.log")[-3000:]
+        with accept(server) as connection:
+            assert seen(connection).uid == USER
+
+
+def test_an_image_directory_that_others_can_write_is_refused_before_the_dump(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """Also with plain criu, which would take any."""
+    assert externalize(puppet.pid, "-o", checkpoint._plan).code == 0
+    checkpoint.images.mkdir()
+    checkpoint.images.chmod(0o770)
+    done = checkpoint._criu(
+        "dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", checkpoint._plan / "dump.conf"
+    )
+    assert done.code != 0
+    assert "the image directory belongs to uid 0 and has mode 0770" in done.err
+    assert puppet.ask("_ = 3") == 3

@@ -23,7 +23,9 @@ SOCKET = UnixSocket(
 )  # fmt: skip
 WHO = Credentials(1, 2, 3, ())
 PEER = Peer(20, 77, 1, b"server", "", b"/run/s", FileId(1, 2), b"/run/s", Credentials(77, 0, 0, ()), WHO)
-CLIENT = SocketFacts(SOCKET, PEER, None, False, "client", frozenset({NETNS}), WHO)
+CLIENT = SocketFacts(
+    SOCKET, PEER, replace(SOCKET, ino=20, holders=()), False, "client", frozenset({NETNS}), WHO
+)
 
 
 def judged(
@@ -49,6 +51,8 @@ NAMELESS = {"name": b"", "path_in_client_ns": b"", "name_file": None}
         ({"known": False}, {}, {}, ("unix-unknown", Action.REFUSE)),
         ({"netns": 5}, {}, {}, ("unix-foreign-netns", Action.REFUSE)),
         (DGRAM, {}, {"peer_socket": replace(SOCKET, netns=5)}, ("unix-foreign-netns", Action.REFUSE)),
+        (DGRAM, {}, {"peer_socket": replace(SOCKET, known=False)}, ("unix-foreign-netns", Action.REFUSE)),
+        (DGRAM, {}, {"peer_socket": None}, ("unix-foreign-netns", Action.REFUSE)),
         ({}, {}, {"peer_socket": replace(SOCKET, netns=5)}, ("unix-reconnect", Action.RECONNECT)),
         ({"unsent": 5}, {}, {"unaccepted": True}, ("unix-unaccepted-data", Action.REFUSE)),
         ({}, {}, {"unaccepted": True}, ("unix-reconnect", Action.RECONNECT)),

@@ -16,6 +16,7 @@ from externalizer.checkpoint.hook import say
 from externalizer.checkpoint.recording import Recorder
 from externalizer.checkpoint.stages.pre_dump import refuse
 from externalizer.checkpoint.survey import survey
+from externalizer.checkpoint.targets import with_owners
 from externalizer.criu import images as criu_images
 from externalizer.criu import unixedit
 from externalizer.criu.messages import USK_CALLBACK
@@ -37,13 +38,16 @@ from externalizer.model.record import (
 
 def run(pid: int, images: int) -> None:
     """Complete the image directory, or raise: then criu lets the tree run on."""
+    if _completed(images):
+        return
     plan = survey(pid, installation.paths())
     refuse(plan)
+    plan = with_owners(plan)
     files = criu_images.FilesImage(images)
     planned = {socket.ino: socket for socket in plan.sockets}
     seen = _seen(images)
     _all_decided(files, plan, seen)
-    recorder = Recorder(pid)
+    recorder = Recorder()
     records = [
         recorder.record(planned[usk.ino], usk)
         for usk in files.own_sockets()
@@ -62,6 +66,22 @@ def run(pid: int, images: int) -> None:
             os.unlink(name, dir_fd=images)
     registry.forget(TaskKey(plan.target.pid, plan.target.starttime))
     say(f"{len(plan.sockets)} external sockets, {len(records)} to be reconnected, {len(plan.mounts)} mounts")
+
+
+def _completed(images: int) -> bool:
+    """Whether this stage ran already: criu before 4.2 reads an RPC config file twice and runs us twice.
+
+    pre-dump wrote the policy and removed the plan, so a plan without a policy is that of this very dump.
+    """
+    return not _exists(images, POLICY_FILE) and _exists(images, PLAN_FILE)
+
+
+def _exists(images: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=images, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _seen(images: int) -> dict[int, Seen]:

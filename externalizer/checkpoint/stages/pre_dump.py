@@ -23,6 +23,9 @@ from externalizer.model.record import POLICY_FILE, RESTORE_FILE, SEEN_FILE, pack
 
 def run(pid: int, images: int) -> None:
     """Raise Refused where the dump must not start, else leave the policy in the image directory."""
+    criu = criu_pid()
+    _check_directory(images)
+    _check_options(criu)
     target = TaskKey(pid, procfs.starttime(pid))
     registered = registry.find(target)
     plan = survey(pid, installation.paths())
@@ -34,7 +37,6 @@ def run(pid: int, images: int) -> None:
     for name in (POLICY_FILE, SEEN_FILE, RESTORE_FILE, PLAN_FILE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=images)
-    criu = criu_pid()
     policy = pack_policy([], criu, procfs.starttime(criu))
     safefs.write_file(images, POLICY_FILE, policy)
     _warn_of_other_scripts(criu)
@@ -53,6 +55,26 @@ def refuse(plan: Plan) -> None:
     raise Refused(
         f"{len(plan.refusals)} obstacles: {reasons}", hint=f"`externalize {plan.target.pid}` explains"
     )
+
+
+def _check_directory(images: int) -> None:
+    """Images are trusted at restore: whoever can write them owns the restored program."""
+    status = os.fstat(images)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise Refused(
+            f"the image directory belongs to uid {status.st_uid} and has mode {status.st_mode & 0o7777:04o}",
+            why="others could change the images, and with them what the restored program is",
+            hint="use a directory of root's that nobody else can write: mkdir -m 0700",
+        )
+
+
+def _check_options(criu: int) -> None:
+    if b"--lazy-pages" in procfs.cmdline(criu):
+        raise Refused(
+            "criu dump was given --lazy-pages",
+            why="criu then ignores a refusal after the dump and leaves the tree stopped",
+            hint="dump without it",
+        )
 
 
 def _mounts_as_planned(registered: Plan, now: Plan) -> None:
