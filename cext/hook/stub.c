@@ -25,7 +25,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define DEADLINE_MS	 60000
+#ifndef DEADLINE_MS
+#define DEADLINE_MS 60000 /* of our own part at one stage; a test has less patience */
+#endif
 #define MAX_USER_SCRIPTS 16
 #define HOOK_PROGRAM                                                           \
 	"import sys; sys.path.insert(0, sys.argv.pop(1)); "                    \
@@ -132,23 +134,26 @@ static void in_child(const char *path, char *const argv[], pid_t parent)
 	if (getppid() != parent)
 		_exit(1);
 	setpgid(0, 0);
+	signal(SIGXFSZ, SIG_DFL); /* `externalize dump` has criu ignore it */
 	execv(path, argv);
 	say("can't run", path);
 	_exit(127);
 }
 
-static int wait_bounded(pid_t pid, const char *what)
+/* `deadline_ms` below 0: none. */
+static int wait_bounded(pid_t pid, const char *what, int deadline_ms)
 {
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0); /* Linux 5.3 */
 	struct pollfd pfd = { .fd = pidfd, .events = POLLIN };
 	int status, ready;
 
 	do
-		ready = pidfd < 0 ? 1 : poll(&pfd, 1, DEADLINE_MS);
+		ready = pidfd < 0 ? 1 : poll(&pfd, 1, deadline_ms);
 	while (ready < 0 && errno == EINTR);
 	if (ready == 0) {
-		say("did not end within 60 s, this is a veto", what);
+		say("did not end in time, this is a veto", what);
 		kill(-pid, SIGKILL);
+		kill(pid, SIGKILL); /* before it made its group */
 	}
 	if (pidfd >= 0)
 		close(pidfd);
@@ -162,7 +167,7 @@ static int wait_bounded(pid_t pid, const char *what)
 	return WEXITSTATUS(status);
 }
 
-static int run(const char *path, char *const argv[], const char *what)
+static int run(const char *path, char *const argv[], const char *what, int deadline_ms)
 {
 	pid_t self = getpid(), pid = fork();
 
@@ -172,7 +177,7 @@ static int run(const char *path, char *const argv[], const char *what)
 	}
 	if (pid == 0)
 		in_child(path, argv, self);
-	return wait_bounded(pid, what);
+	return wait_bounded(pid, what, deadline_ms);
 }
 
 static int run_ours(const char *stage)
@@ -184,10 +189,13 @@ static int run_ours(const char *stage)
 		say("can't find its Python interpreter, this is a veto; run `externalize version` once", NULL);
 		return 1;
 	}
-	return run(python, argv, stage);
+	return run(python, argv, stage, DEADLINE_MS);
 }
 
-/* In the order given, each with criu's variables; the first that fails is the veto, as it would be alone. */
+/*
+ * In the order given, each with criu's variables; the first that fails is the veto, as it would be alone. It may
+ * take as long as under criu, such as for copying the images to another host.
+ */
 static int run_users(const char *stage)
 {
 	for (int i = 1; i <= MAX_USER_SCRIPTS; i++) {
@@ -198,7 +206,7 @@ static int run_users(const char *stage)
 		argv[0] = getenv(name);
 		if (!argv[0])
 			return 0;
-		ret = run(argv[0], argv, stage);
+		ret = run(argv[0], argv, stage, -1);
 		if (ret) {
 			say("the action-script failed", argv[0]);
 			return ret;

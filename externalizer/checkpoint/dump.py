@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from externalizer.checkpoint import installation, registry, runfile, survey
+from externalizer.checkpoint import identity, installation, registry, runfile, survey
 from externalizer.checkpoint.artifacts import PLAN_FILE, stored_plan
 from externalizer.checkpoint.outcome import explained
 from externalizer.criu import command, config, logs
@@ -130,21 +130,47 @@ def _run(
 
         def give_up(criu_pid: int) -> None:
             file.cancel()
-            # Not once the hook is done: criu may be ending the tree, and the images are all there is of it.
-            if PLAN_FILE not in os.listdir(dirfd):
+            command.end_helpers(criu_pid)
+            # Not once our hook is done: criu may be ending the tree, and the images are all there is of it.
+            if not _exists(dirfd, PLAN_FILE):
                 command.fail_writes(criu_pid)
 
         _forget(dirfd, POLICY_FILE, PLAN_FILE)  # of an earlier dump that failed
-        status = command.run(
-            criu,
-            _words(pid, dirfd, file.path, options),
-            variables={**file.variables, **script_variables(options.scripts)},
-            harmless_to_end=lambda: POLICY_FILE not in os.listdir(dirfd),  # the tree is not stopped yet
-            give_up=give_up,
-            pass_fds=[dirfd],
-        )
-    if status or PLAN_FILE not in os.listdir(dirfd):
+        try:
+            status = command.run(
+                criu,
+                _words(pid, dirfd, file.path, options),
+                variables={
+                    **file.variables,
+                    **identity.variables(TaskKey(plan.target.pid, plan.target.starttime)),
+                    **script_variables(options.scripts),
+                },
+                harmless_to_end=lambda: not _tree_stopped(dirfd),
+                give_up=give_up,
+                pass_fds=[dirfd],
+            )
+        except command.Interrupted:
+            if _lives(plan):
+                _forget(dirfd, PLAN_FILE)
+            raise
+    if status or not _exists(dirfd, PLAN_FILE):
         raise _failure(dirfd, images, plan, status)
+
+
+def _tree_stopped(dirfd: int) -> bool:
+    """Whether criu may have stopped the tree: the hook was done at pre-dump, perhaps also at post-dump.
+
+    At post-dump the plan is there before the policy is removed: asked in this order one of them is seen.
+    """
+    return _exists(dirfd, POLICY_FILE) or _exists(dirfd, PLAN_FILE)
+
+
+def _exists(dirfd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _failure(dirfd: int, images: bytes, plan: Plan, status: int) -> ExternalizerError:
@@ -157,7 +183,7 @@ def _failure(dirfd: int, images: bytes, plan: Plan, status: int) -> Externalizer
                               why="the process runs on", hint=f"criu's log: {printable(log)}")  # fmt: skip
         return explained("criu dump", status, told, log, CriuFailed, safe="the process runs on")
     safe = "the process has ended"
-    if PLAN_FILE in os.listdir(dirfd):
+    if _exists(dirfd, PLAN_FILE):
         safe += f"; its images are complete, `externalize restore -D {printable(images)}` brings it back"
     return explained("criu dump", status, told, log, CriuFailed, safe=safe)
 

@@ -13,6 +13,7 @@ from externalizer.criu import shim
 from externalizer.criu.environment import criu_environment
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import UsageError
+from externalizer.kernel import procfs
 from externalizer.model.text import printable
 
 # What the wrappers decide themselves. criu takes the last of several, so that a second one would silently
@@ -133,6 +134,16 @@ def fail_writes(pid: int) -> None:
     with contextlib.suppress(OSError):
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+
+
+def end_helpers(pid: int) -> None:
+    """Kill the programs that criu waits for, such as the hook: criu takes that for their failure.
+
+    criu must be stopped: then it waits for none of them, and their pids are nobody else's.
+    """
+    for child in procfs.children(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def _start(
