@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from puppets import PATIENCE, Puppet, Ran, state
+from puppets import PATIENCE, Checkpoint, Puppet, Ran, state
 from support import compile_program
 
 
@@ -48,17 +48,33 @@ class Started:
 
     def hook(self, stage: str) -> tuple[int, int]:
         """The pids of the native stub and of its Python, as soon as they run at this stage."""
-        criu = self.criu()
-        wanted = b"CRTOOLS_SCRIPT_ACTION=" + stage.encode()
-        stub = wait_for(lambda: _first(children(criu), lambda pid: wanted in _environ(pid)))
-        return stub, wait_for(lambda: _first(children(stub), lambda pid: b"-I" in cmdline(pid)))
+        return hook_of(self.criu(), stage)
 
-    def hook_or_end(self, stage: str) -> bool:
-        """Whether the hook was seen at this stage before the command ended."""
-        with contextlib.suppress(AssertionError):
-            self.hook(stage)
-            return True
-        return False
+
+def hook_of(criu: int, stage: str) -> tuple[int, int]:
+    """The pids of the native stub and of its Python, as soon as this criu runs them at this stage."""
+    wanted = b"CRTOOLS_SCRIPT_ACTION=" + stage.encode()
+    stub = wait_for(lambda: _first(children(criu), lambda pid: wanted in _environ(pid)))
+    return stub, wait_for(lambda: _first(children(stub), lambda pid: b"-I" in cmdline(pid)))
+
+
+class PlainDump:
+    """criu itself in the background, with a config file."""
+
+    def __init__(self, checkpoint: Checkpoint, puppet: Puppet, conf: Path) -> None:
+        from externalizer.criu import shim
+        from externalizer.criu.environment import criu_environment
+
+        self._process = subprocess.Popen(
+            [checkpoint.criu, "dump", "-t", str(puppet.pid), "-D", checkpoint.images, "-o", "dump.log",
+             "--config", conf],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=criu_environment(shim.preload_environment(checkpoint.criu)),
+        )  # fmt: skip
+        self.pid = self._process.pid
+
+    def finish(self) -> int:
+        return self._process.wait(timeout=90)
 
 
 def _first(pids: list[int], fits: Callable[[int], bool]) -> int:
