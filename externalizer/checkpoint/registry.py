@@ -31,25 +31,11 @@ def register(plan: Plan) -> None:
 
 
 def find(target: TaskKey) -> Plan | None:
-    """Return the plan registered for exactly this process, or None.
-
-    Raises Refused where one is registered for an earlier process with the same pid and none for this one:
-    whoever made it meant a process that is gone.
-    """
+    """Return the plan registered for exactly this process, or None. Raises Refused for a damaged one."""
     directory = run_directory("plans")
     try:
         raw = _read(directory, f"{target.pid}-{target.starttime}")
-        if raw is not None:
-            return from_json(raw)
-        for pid, starttime in _names(directory):
-            if pid == target.pid:
-                raise Refused(
-                    f"pid {pid} is another process than the one that was planned for",
-                    why=f"the plan is for the one started at tick {starttime}, this one started at tick "
-                    f"{target.starttime}",
-                    hint=f"run `externalize {pid}` again if you mean this process",
-                )
-        return None
+        return None if raw is None else from_json(raw)
     except PlanDamaged as error:
         raise Refused(f"the plan registered for pid {target.pid} can't be used: {error}",
                       hint=f"run `externalize {target.pid}` again") from error  # fmt: skip

@@ -426,6 +426,45 @@ def test_a_datagram_peer_in_another_net_namespace_is_refused_unharmed(
         assert log.recv(10) == b"still"
 
 
+def test_an_option_file_of_another_process_is_refused(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    other = Puppet(place / "other")
+    try:
+        assert externalize(other.pid, "-o", checkpoint._plan).code == 0
+        checkpoint.images.mkdir(mode=0o700)
+        done = checkpoint._criu(
+            "dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", checkpoint._plan / "dump.conf"
+        )
+        assert done.code != 0
+        assert f"criu dumps pid {puppet.pid} with the option file of pid {other.pid}" in done.err
+        assert not list(checkpoint.images.glob("pages-*"))
+        assert puppet.ask("_ = 4") == 4
+    finally:
+        other.end()
+
+
+def test_a_static_config_dumps_whichever_tree_criu_was_told(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """As container runtimes use it: only plugin and hook, no plan beside, a stale one registered."""
+    assert externalize(puppet.pid, "-o", checkpoint._plan).code == 0
+    static = place / "static.conf"
+    lines = (checkpoint._plan / "dump.conf").read_text().splitlines()
+    static.write_text(
+        "\n".join(line for line in lines if line.startswith(("libdir", "action-script"))) + "\n"
+    )
+    plans = Path("/run/externalizer/plans")
+    (ours,) = plans.glob(f"{puppet.pid}-*")
+    ours.rename(plans / f"{puppet.pid}-1")
+    checkpoint.images.mkdir(mode=0o700)
+    done = checkpoint._criu("dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", static)
+    assert done.code == 0, done.err[-2000:]
+    assert "no plan is registered" in done.err
+    puppet.reap()
+    assert checkpoint._criu("restore", "-d", "-o", "restore.log", "--config", static).code == 0
+
+
 def test_a_hook_that_runs_twice_changes_nothing(user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
     """criu before 4.2 reads the config file of an RPC request twice and runs its scripts twice."""
     with listening(place / "server.sock") as server:

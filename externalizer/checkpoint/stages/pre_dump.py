@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from externalizer.checkpoint import installation, registry
+from externalizer.checkpoint import identity, installation, registry
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import say
 from externalizer.checkpoint.survey import survey
@@ -27,6 +27,7 @@ def run(pid: int, images: int) -> None:
     _check_directory(images)
     _check_options(criu)
     target = TaskKey(pid, procfs.starttime(pid))
+    identity.check(target, criu, os.environ)
     registered = registry.find(target)
     plan = survey(pid, installation.paths())
     refuse(plan)

@@ -1,0 +1,67 @@
+"""Which process the user meant: a pid may belong to another process by the time of the dump.
+
+A command of ours says it in a variable. Plain criu is given a dump.conf; the plan.json beside it says which
+process that file was written for. A container runtime's static config file means whichever tree it dumps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from externalizer.errors import Refused, TargetGone
+from externalizer.kernel import procfs
+from externalizer.model.plan import PlanDamaged, from_json
+from externalizer.model.process import TaskKey
+
+VARIABLE = "EXTERNALIZER_TARGET"
+_LIMIT = 64 << 20  # bytes; the file is root's own or not, it must not fill the memory
+
+
+def variables(target: TaskKey) -> dict[str, str]:
+    """What tells the hook which process a command of ours means."""
+    return {VARIABLE: f"{target.pid}-{target.starttime}"}
+
+
+def check(target: TaskKey, criu: int, environ: Mapping[str, str]) -> None:
+    """Raise Refused where another process than `target` was meant for this run of criu (its pid)."""
+    meant = _from_variable(environ) or _from_config(criu)
+    if meant is None or meant == target:
+        return
+    if meant.pid == target.pid:
+        what = f"pid {target.pid} is another process than the one that was planned for"
+        why = f"that one started at tick {meant.starttime}, this one at tick {target.starttime}"
+    else:
+        what = f"criu dumps pid {target.pid} with the option file of pid {meant.pid}"
+        why = "its mounts are marked for another tree"
+    raise Refused(what, why=why, hint=f"run `externalize {target.pid}` if you mean this process")
+
+
+def _from_variable(environ: Mapping[str, str]) -> TaskKey | None:
+    pid, _, starttime = environ.get(VARIABLE, "").partition("-")
+    return TaskKey(int(pid), int(starttime)) if pid.isdigit() and starttime.isdigit() else None
+
+
+def _from_config(criu: int) -> TaskKey | None:
+    try:
+        config = _option(procfs.cmdline(criu), b"--config")
+        if config is None:
+            return None
+        directory = os.path.dirname(os.path.join(os.fsencode(os.readlink(f"/proc/{criu}/cwd")), config))
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(os.path.join(directory, b"plan.json"), flags), "rb") as file:
+            plan = from_json(file.read(_LIMIT))
+    except (OSError, TargetGone, PlanDamaged):
+        return None
+    return TaskKey(plan.target.pid, plan.target.starttime)
+
+
+def _option(words: Sequence[bytes], name: bytes) -> bytes | None:
+    """The last value of an option on a command line: criu takes the last --config."""
+    value = None
+    for at, word in enumerate(words):
+        if word == name and at + 1 < len(words):
+            value = words[at + 1]
+        elif word.startswith(name + b"="):
+            value = word[len(name) + 1 :]
+    return value
