@@ -18,7 +18,7 @@ from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model.plan import Plan
 from externalizer.model.process import TaskKey
 from externalizer.model.record import POLICY_FILE
-from externalizer.model.text import printable
+from externalizer.model.text import printable, shell_word
 
 LOG = "dump.log"
 _COMPLETE = "stats-dump"  # criu writes it last, after a dump that succeeded
@@ -184,7 +184,7 @@ def _failure(dirfd: int, images: bytes, plan: Plan, status: int) -> Externalizer
         return explained("criu dump", status, told, log, CriuFailed, safe="the process runs on")
     safe = "the process has ended"
     if _exists(dirfd, PLAN_FILE):
-        safe += f"; its images are complete, `externalize restore -D {printable(images)}` brings it back"
+        safe += f"; its images are complete, `externalize restore -D {shell_word(images)}` brings it back"
     return explained("criu dump", status, told, log, CriuFailed, safe=safe)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from externalizer.criu import installed
-from externalizer.criu.provide.find import Criu
 from externalizer.errors import ExternalizerError, Unsupported
 from externalizer.kernel import safefs
 from externalizer.model.text import printable
 from externalizer.plan.build import Installed
+
+if TYPE_CHECKING:
+    from externalizer.criu.provide.find import Criu  # the hook, while the tree is frozen, must not import it
 
 _INTERPRETER = "python"  # beside the hook stub, which reads it
 
@@ -40,6 +42,8 @@ def _tell_interpreter(hook: str) -> None:
     try:
         safefs.write_file(directory, _INTERPRETER, wanted, 0o644)
     except (OSError, ExternalizerError):
+        import subprocess
+
         # A read-only installation: the stub's own guess must do, then.
         if subprocess.run([hook, "--interpreter"], stdout=subprocess.DEVNULL, check=False).returncode:
             raise Unsupported(

@@ -5,17 +5,32 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Any, NoReturn
 
 from externalizer.criu.provide.find import Criu, Origin, find
 from externalizer.errors import UsageError
 from externalizer.model.text import printable
 
+_PID_MAX = 1 << 22  # PID_MAX_LIMIT of 64-bit kernels, proc_sys_kernel(5)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that takes no abbreviations and reports an error as every other: one line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError. `message` quotes what the user wrote, which may hold anything."""
+        shown = printable(os.fsencode(message)).replace("\\\\", "\\")
+        raise UsageError(shown, hint=f"`{self.prog} --help` shows what can be given")
+
 
 def pid_argument(text: str) -> int:
     """argparse type of a pid."""
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
-    return int(text)
+    if text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= _PID_MAX:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a process id, a number from 1 to {_PID_MAX}")
 
 
 def add_criu(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +74,8 @@ def find_criu(explicit: str | None) -> Criu:
     found = find(explicit, os.environ)
     for each in found.passed_over:
         if each.origin in (Origin.OPTION, Origin.ENVIRONMENT):
-            note(f"{each.path} ({each.origin.value}) is passed over: {each.problem}; using {found.path}")
+            named = printable(os.fsencode(each.path))
+            note(f"{named} ({each.origin.value}) is passed over: {each.problem}; using {found.path}")
     return found
 
 

@@ -9,6 +9,7 @@ from externalizer.checkpoint import dump as checkpoint
 from externalizer.cli import common
 from externalizer.errors import ExitCode
 from externalizer.model import plan as model
+from externalizer.model.text import printable, shell_word
 
 HELP = "checkpoint a process tree with criu, with all that reaches outside it taken care of"
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(model.to_json(plan).decode())
     else:
         _show(plan)
-        print(f"dumped into {args.images_dir}; restore with: externalize restore -D {args.images_dir}")
+        print(f"dumped into {printable(images)}; restore with: externalize restore -D {shell_word(images)}")
     return ExitCode.OK
 
 

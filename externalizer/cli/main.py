@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from externalizer import __version__
+from externalizer.cli import common
 from externalizer.errors import ExitCode, ExternalizerError, UsageError
 
 COMMANDS = ("plan", "dump", "restore", "version", "demo")
@@ -32,16 +33,15 @@ def with_command(argv: Sequence[str]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line; man pages and completions are made from it."""
-    top = argparse.ArgumentParser(
+    top = common.Parser(
         prog="externalize",
         description="Make CRIU checkpoints of real processes succeed. "
         "`externalize PID` means `externalize plan PID`.",
-        allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"externalize {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in _modules().items():
-        sub = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
+        sub = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.configure(sub)
         sub.set_defaults(run=module.run)
     return top

@@ -14,7 +14,7 @@ from externalizer.criu.provide.find import Criu
 from externalizer.errors import ExitCode, Unsupported
 from externalizer.kernel import safefs
 from externalizer.model import plan as model
-from externalizer.model.text import printable
+from externalizer.model.text import printable, shell_word
 
 HELP = "find what reaches outside a process tree and write criu option files for it (the default command)"
 
@@ -97,13 +97,14 @@ def _report(
 
 
 def _next(plan: model.Plan, directory: bytes, criu: Criu | None) -> list[str]:
-    program = shlex.quote(criu.named if criu else "criu")
+    program = shell_word(os.fsencode(criu.named if criu else "criu"))
     # criu asks for the limits of each task, which needs CAP_SYS_RESOURCE for those of other users.
     if criu and set(plan.target.uids) - {os.geteuid()}:
         extra = shim.preload_environment(criu.path)
         program = "".join(f"{name}={shlex.quote(value)} " for name, value in extra.items()) + program
-    place = os.path.join(os.fsdecode(directory), "")
-    dump, restore = shlex.quote(place + config.DUMP), shlex.quote(place + config.RESTORE)
+    dump, restore = (
+        shell_word(os.path.join(directory, name.encode())) for name in (config.DUMP, config.RESTORE)
+    )
     commands = [
         f"{program} dump -t {plan.target.pid} -D IMAGES --config {dump}",
         f"{program} restore -D IMAGES --config {restore}",

@@ -11,6 +11,7 @@ from externalizer.checkpoint import restore as checkpoint
 from externalizer.cli import common
 from externalizer.errors import ExitCode, UsageError
 from externalizer.kernel import safefs
+from externalizer.model.text import printable
 
 HELP = "restore a process tree that was dumped with externalizer's plan, and verify its sockets"
 
@@ -52,8 +53,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_pidfile(pidfile: str | None) -> None:
-    if pidfile and not os.path.isdir(os.path.dirname(os.path.abspath(pidfile))):
-        raise UsageError(f"the directory of the pidfile {pidfile!r} does not exist", hint="make it first")
+    """Look now for what would be in the way only when the tree runs already."""
+    if pidfile is None:
+        return
+    path = os.path.abspath(pidfile)
+    if os.path.isdir(path) or not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+        raise UsageError(
+            f"the pidfile {printable(os.fsencode(pidfile))} can't be written",
+            why="it is a directory, or is in one that does not exist or can't be written to",
+            hint="give the path of a file",
+        )
 
 
 def _wait(pid: int) -> int:

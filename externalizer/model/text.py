@@ -6,6 +6,8 @@ NUL or bytes that are no UTF-8. They stay bytes everywhere; this is the one way 
 
 from __future__ import annotations
 
+import shlex
+
 
 def printable(raw: bytes) -> str:
     """Return `raw` as one line of text in which every unprintable or undecodable byte is `\\xNN`.
@@ -43,6 +45,14 @@ def to_bytes(text: str) -> bytes:
         else:
             raise ValueError(f"not an escaped name: {text!r}")
     return bytes(out)
+
+
+def shell_word(raw: bytes) -> str:
+    """Return printable text that a shell reads as the word `raw`; $'…' is of bash and zsh."""
+    text = raw.decode("utf-8", "surrogateescape")
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + printable(raw).replace("'", "\\'") + "'"
 
 
 def socket_name(raw: bytes) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from externalizer.criu.environment import criu_environment
 from externalizer.criu.provide import checkcache, trust, versions
 from externalizer.errors import Unsupported
+from externalizer.model.text import printable
 
 PREFIX_VARIABLE = "EXTERNALIZER_PREFIX"
 CRIU_VARIABLE = "EXTERNALIZER_CRIU"
@@ -176,6 +177,9 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Criu:
         passed_over.append(candidate)
     raise Unsupported(
         f"no working criu {versions.dotted(versions.MINIMUM)} or later was found",
-        why="; ".join(f"{each.path} ({each.origin.value}): {each.problem}" for each in passed_over),
+        why="; ".join(
+            f"{printable(os.fsencode(each.path))} ({each.origin.value}): {each.problem}"
+            for each in passed_over
+        ),
         hint="run `make criu`, or install criu and name it with --criu",
     )
