@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes no abbreviations and reports an error as every other: one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError. `message` quotes what the user wrote, which may hold anything."""
