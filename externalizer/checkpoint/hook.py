@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from externalizer.checkpoint import runfile
+from externalizer.checkpoint import wanted
 from externalizer.errors import ExitCode, ExternalizerError
 
 MARK = "externalizer: "
@@ -50,9 +50,9 @@ def _run(name: str) -> None:
         )
     images = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        runfile.check_wanted(os.environ)
+        wanted.check(os.environ)
         _stage(name)(int(pid), images)
-        runfile.check_wanted(os.environ)
+        wanted.check(os.environ)
     finally:
         os.close(images)
 

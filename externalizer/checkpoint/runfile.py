@@ -1,9 +1,6 @@
-"""The option file of one criu run, which also tells the hook whether its command still wants the result.
+"""The option file of one criu run. The command holds a lock on it, which says that it wants the result.
 
-criu outlives a command that is killed, in a process group of its own, and would go on to end the tree for
-nobody. So the command holds a lock (flock(2)) on the file as long as it waits for criu, and the hook takes a
-lock that is free for a veto: then criu itself puts everything back. Where criu was not started by a command
-of ours there is no such file, and nothing to ask.
+See `wanted`, the hook's side.
 """
 
 from __future__ import annotations
@@ -12,22 +9,21 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from externalizer.errors import Refused
+from externalizer.checkpoint import wanted
 from externalizer.kernel import temporary
 from externalizer.kernel.privatedir import RUN_BASE, run_directory
 
-VARIABLE = "EXTERNALIZER_RUN_FILE"
 _DIRECTORY = "conf"
 
 
 class RunFile:
-    """A written option file. `cancel` says that its result is no longer wanted."""
+    """A written option file. `variables` are for the hook, `cancel` tells it to refuse."""
 
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
-        self.variables = {VARIABLE: path}
+        self.variables = {wanted.VARIABLE: path}
         self._fd = fd
 
     def cancel(self) -> None:
@@ -65,26 +61,3 @@ def _sweep(directory: int) -> None:
                 os.unlink(name, dir_fd=directory)
             finally:
                 os.close(fd)
-
-
-def check_wanted(environ: Mapping[str, str]) -> None:
-    """In the hook: raise Refused if the command that started criu is gone or was interrupted."""
-    path = environ.get(VARIABLE)
-    if path and not _locked(path):
-        raise Refused(
-            "the command that started criu was interrupted or killed", why="nobody waits for the result"
-        )
-
-
-def _locked(path: str) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
