@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from externalizer.checkpoint import identity, installation, registry, runfile, survey
 from externalizer.checkpoint.artifacts import PLAN_FILE, stored_plan
 from externalizer.checkpoint.outcome import explained
-from externalizer.criu import command, config, logs
+from externalizer.checkpoint.progress import following
+from externalizer.criu import command, config, logs, shim
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import CriuFailed, ExternalizerError, Refused, RestoreFailed, UsageError
 from externalizer.kernel import procfs
@@ -126,6 +127,10 @@ def _run(
     progress(
         f"criu {'.'.join(map(str, criu.version))} dumps {plan.target.comm}[{pid}] into {printable(images)}"
     )
+    if shim.preload_environment(criu.path) and set(plan.target.uids) - {os.geteuid()}:
+        progress(
+            "root lacks CAP_SYS_RESOURCE: a preload library reads other users' limits for criu from /proc"
+        )
     with runfile.written("dump", config.dump_conf(plan)) as file:
 
         def give_up(criu_pid: int) -> None:
@@ -135,7 +140,7 @@ def _run(
             if not _exists(dirfd, PLAN_FILE):
                 command.fail_writes(criu_pid)
 
-        _forget(dirfd, POLICY_FILE, PLAN_FILE)  # of an earlier dump that failed
+        _forget(dirfd, POLICY_FILE, PLAN_FILE, LOG)  # of an earlier dump that failed
         try:
             status = command.run(
                 criu,
@@ -148,6 +153,7 @@ def _run(
                 harmless_to_end=lambda: not _tree_stopped(dirfd),
                 give_up=give_up,
                 pass_fds=[dirfd],
+                watch=lambda: following(dirfd, LOG, progress),
             )
         except command.Interrupted:
             if _lives(plan):

@@ -20,6 +20,7 @@ from externalizer.checkpoint import installation, runfile
 from externalizer.checkpoint.artifacts import stored_plan
 from externalizer.checkpoint.dump import check_scripts, script_variables
 from externalizer.checkpoint.outcome import explained
+from externalizer.checkpoint.progress import following
 from externalizer.criu import command, config, logs
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import RestoreFailed, UsageError
@@ -94,6 +95,8 @@ def _run(
     _become_subreaper()
     others = procfs.children(os.getpid())
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(LOG, dir_fd=dirfd)
         with runfile.written("restore", _config(plan, criu, options.root)) as file:
             status = command.run(
                 criu,
@@ -103,6 +106,7 @@ def _run(
                 harmless_to_end=lambda: pidfile not in os.listdir(dirfd),
                 pass_fds=[dirfd],
                 keep_terminal=options.shell_job,
+                watch=lambda: following(dirfd, LOG, progress),
             )
         if status == 0:
             return _restored_pid(dirfd, pidfile)

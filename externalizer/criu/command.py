@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from externalizer.criu import shim
 from externalizer.criu.environment import criu_environment
@@ -77,13 +78,15 @@ def run(
     give_up: Callable[[int], None] | None = None,
     pass_fds: Sequence[int] = (),
     keep_terminal: bool = False,
+    watch: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> int:
     """Run criu to its end and return its exit status, negative for a signal.
 
     `variables` are for criu and its action-scripts. ^C is ours to handle: criu is in a process group of its
     own (unless `keep_terminal`, which --shell-job needs) and is ended only while `harmless_to_end()`;
-    otherwise `give_up`, called with its pid, may make it fail by itself. Raises Interrupted if it did not
-    succeed after ^C.
+    otherwise `give_up`, called with its pid, may make it fail by itself. `watch` is entered while criu runs;
+    it may start threads, for by then nothing is forked any more. Raises Interrupted if criu did not succeed
+    after ^C.
     """
     extra = {**shim.preload_environment(criu.path), **variables}
     process = _start(
@@ -92,7 +95,8 @@ def run(
     )  # fmt: skip
     try:
         # Not Popen.wait, which lets a child go on for a quarter of a second after ^C.
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with watch():
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         return process.wait()
     except KeyboardInterrupt:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # further ones have nothing to add
