@@ -181,3 +181,27 @@ class Health:
         assert status(pid, "TracerPid") == "0"
         assert status(pid, "SigBlk") == self._blocked
         assert self._puppet.ask("_ = 6 * 7") == 42
+
+
+def hook_copy(directory: Path, *flags: str, interpreter: str = sys.executable) -> Path:
+    """The hook's native stub compiled with further flags, in a directory like the real one."""
+    import externalizer
+
+    package = Path(externalizer.__file__).parent
+    copy = directory / "hook" / "externalizer"
+    binary = copy / "native" / "bin" / "externalize-hook"
+    binary.parent.mkdir(parents=True)
+    for path in package.iterdir():
+        if path.name != "native":
+            (copy / path.name).symlink_to(path)
+    source = package.parent / "cext" / "hook" / "stub.c"
+    command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", *flags, "-o", str(binary), str(source)]
+    subprocess.run(command, check=True, timeout=60)
+    (binary.parent / "python").write_text(interpreter + "\n")
+    return binary
+
+
+def use_hook(conf: Path, hook: Path) -> None:
+    """Name another hook in an option file."""
+    lines = [line for line in conf.read_text().splitlines() if not line.startswith("action-script")]
+    conf.write_text("\n".join([*lines, f"action-script {hook}", ""]))

@@ -11,15 +11,25 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from puppets import Checkpoint, Puppet, accept, externalize, listening
-from victims import Health, Holdable, PlainDump, Started, gone, held, hook_of, kill, wait_for
+from victims import (
+    Health,
+    Holdable,
+    PlainDump,
+    Started,
+    gone,
+    held,
+    hook_copy,
+    hook_of,
+    kill,
+    use_hook,
+    wait_for,
+)
 
 pytestmark = pytest.mark.criu
 
@@ -252,36 +262,12 @@ def test_a_kill_while_the_hook_verifies_the_restored_tree(
     restored_after_all(client, checkpoint, before)
 
 
-@pytest.fixture
-def impatient_hook(place: Path) -> Path:
-    """The hook's native stub, but with a deadline of half a second; in a directory like the real one."""
-    import externalizer
-
-    package = Path(externalizer.__file__).parent
-    copy = place / "impatient" / "externalizer"
-    binary = copy / "native" / "bin" / "externalize-hook"
-    binary.parent.mkdir(parents=True)
-    for path in package.iterdir():
-        if path.name != "native":
-            (copy / path.name).symlink_to(path)
-    stub = package.parent / "cext" / "hook" / "stub.c"
-    subprocess.run(
-        ["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-DDEADLINE_MS=500", "-o", binary, stub],
-        check=True, timeout=60,
-    )  # fmt: skip
-    (binary.parent / "python").write_text(sys.executable + "\n")
-    return binary
-
-
 @pytest.mark.parametrize("stage", ["pre-dump", "post-dump"])
-def test_a_hook_that_hangs_is_a_veto(
-    client: Client, checkpoint: Checkpoint, place: Path, impatient_hook: Path, stage: str
-) -> None:
+def test_a_hook_that_hangs_is_a_veto(client: Client, checkpoint: Checkpoint, place: Path, stage: str) -> None:
     """Plain criu, whose --timeout does not bound a script. The hook's Python is stopped at this stage."""
     assert externalize(client.puppet.pid, "-o", place / "plan").code == 0
     conf = place / "plan" / "dump.conf"
-    lines = [line for line in conf.read_text().splitlines() if not line.startswith("action-script")]
-    conf.write_text("\n".join([*lines, f"action-script {impatient_hook}", ""]))
+    use_hook(conf, hook_copy(place, "-DDEADLINE_MS=500"))
     checkpoint.images.mkdir(mode=0o700)
     criu = PlainDump(checkpoint, client.puppet, conf)
     _, python = hook_of(criu.pid, stage)

@@ -1,0 +1,71 @@
+"""What the hook's Python may import at each stage: a frozen tree waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+STAGES = ("pre-dump", "post-dump", "post-restore")
+
+_ALWAYS = {
+    "externalizer", "externalizer.errors",
+    "externalizer.checkpoint", "externalizer.checkpoint.artifacts", "externalizer.checkpoint.hook",
+    "externalizer.checkpoint.stages", "externalizer.checkpoint.wanted",
+    "externalizer.criu", "externalizer.criu.images", "externalizer.criu.messages",
+    "externalizer.kernel", "externalizer.kernel._scan", "externalizer.kernel.capabilities",
+    "externalizer.kernel.fscalls", "externalizer.kernel.fserrors", "externalizer.kernel.namespaces",
+    "externalizer.kernel.pidfd", "externalizer.kernel.procfs", "externalizer.kernel.safefs",
+    "externalizer.kernel.temporary", "externalizer.kernel.unixsock",
+    "externalizer.model", "externalizer.model.finding", "externalizer.model.layout",
+    "externalizer.model.mount", "externalizer.model.plan", "externalizer.model.process",
+    "externalizer.model.snapshot", "externalizer.model.socket", "externalizer.model.text",
+    "externalizer.scan", "externalizer.scan.clientpath", "externalizer.scan.holders",
+    "externalizer.scan.mountinfo", "externalizer.scan.mounttable", "externalizer.scan.native",
+    "externalizer.scan.peers",
+}  # fmt: skip
+
+# A dump plans twice: before the tree is stopped, and from the frozen tree.
+_PLANNING = {
+    "externalizer.checkpoint.identity", "externalizer.checkpoint.installation",
+    "externalizer.checkpoint.mounts", "externalizer.checkpoint.registry",
+    "externalizer.checkpoint.stages.pre_dump", "externalizer.checkpoint.survey",
+    "externalizer.criu.installed", "externalizer.kernel.credentials", "externalizer.kernel.privatedir",
+    "externalizer.model.record", "externalizer.plan", "externalizer.plan.build",
+    "externalizer.rules", "externalizer.rules.criu_mounts", "externalizer.rules.mount_keys",
+    "externalizer.rules.mount_sources", "externalizer.rules.mounts", "externalizer.rules.protocols",
+    "externalizer.rules.registry", "externalizer.rules.sides", "externalizer.rules.unix_sockets",
+    "externalizer.scan.mountroot", "externalizer.scan.mountsource",
+}  # fmt: skip
+
+ALLOWED = {
+    "pre-dump": _ALWAYS | _PLANNING,
+    "post-dump": _ALWAYS | _PLANNING | {
+        "externalizer.checkpoint.recording", "externalizer.checkpoint.stages.post_dump",
+        "externalizer.checkpoint.targets", "externalizer.criu.unixedit",
+    },
+    "post-restore": _ALWAYS | {
+        "externalizer.checkpoint.reconnect", "externalizer.checkpoint.restored",
+        "externalizer.checkpoint.stages.post_restore", "externalizer.checkpoint.targets",
+        "externalizer.checkpoint.verify",
+    },
+}  # fmt: skip
+
+# Of libraries, and of what is slow in the standard library. Of ours all that isn't allowed is wrong.
+LIBRARIES = {"msgspec", "google", "typing_extensions"}
+FORBIDDEN = {
+    "argparse", "asyncio", "ClusterShell", "concurrent", "email", "gettext", "http", "json",
+    "logging", "multiprocessing", "pathlib", "ptrace", "pydoc", "pyroute2", "rich", "shutil", "sqlite3",
+    "ssl", "subprocess", "tempfile", "unittest", "urllib", "xml",
+}  # fmt: skip
+
+
+def wrong(stage: str, modules: Iterable[str]) -> set[str]:
+    """Of the imported modules those that the hook may not import at this stage."""
+    found = set()
+    for name in modules:
+        top = name.partition(".")[0]
+        if top == "externalizer":
+            if name not in ALLOWED[stage]:
+                found.add(name)
+        elif top in FORBIDDEN:
+            found.add(top)
+    return found
