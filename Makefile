@@ -39,7 +39,8 @@ demo: criu ## the main job on a real example: sockets and mounts outside, dumped
 # In namespaces of their own (tests/isolated.py): no other process takes a pid that a restore needs.
 TESTS ?= tests
 test: criu ## run all tests, real criu included (root); TESTS="tests/unit" runs some
-	$(PYTHON) tests/isolated.py $(PYTHON) -m pytest $(TESTS)
+	$(PYTHON) -m pytest -q -m host tests
+	$(PYTHON) tests/isolated.py $(PYTHON) -m pytest -m 'not host' $(TESTS)
 
 C_SOURCES := $(shell find cext tests -type f -name '*.c' ! -name _scan.c)
 lint: setup ## check style, types, import layers, Cython and C warnings

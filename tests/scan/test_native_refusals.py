@@ -44,11 +44,6 @@ def scan_as(uid: int, pid: int) -> dict[str, object]:
     return found
 
 
-def test_kernel_thread() -> None:
-    with pytest.raises(UsageError, match="kernel thread"):
-        scan(2)
-
-
 def test_ourselves_and_our_ancestors() -> None:
     at = os.getpid()
     with pytest.raises(UsageError, match="this very program"):
