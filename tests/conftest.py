@@ -20,7 +20,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for report in reports:
             for name in ours.intersection(getattr(report, "keywords", ())):
                 seconds[name] = seconds.get(name, 0.0) + getattr(report, "duration", 0.0)
-    for name, total in sorted(seconds.items()):
+    for name, total in sorted((name, total) for name, total in seconds.items() if total):
         terminalreporter.write_line(f"marker {name}: {total:.0f} s")
 
 
