@@ -26,25 +26,25 @@ def _run(*argv: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+_MADE = (
+    ".git",
+    ".venv",
+    "build",
+    "dist",
+    "native",
+    "__pycache__",
+    ".*_cache",
+    "*.egg-info",
+    "*.so",
+    "_scan.c",
+)
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git knows of this checkout: nothing built, nothing forgotten in the manifest."""
-    copy = tmp_path_factory.mktemp("tree")
-    names = _run(
-        "git",
-        "-c",
-        f"safe.directory={ROOT}",
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        cwd=ROOT,
-    )
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
+    """A copy of this checkout without what was built in it."""
+    copy = tmp_path_factory.mktemp("checkout") / "tree"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*_MADE), symlinks=True)
     return copy
 
 
