@@ -70,7 +70,7 @@ def note(message: str) -> None:
 
 
 def find_criu(explicit: str | None) -> Criu:
-    """Find a working criu; warn where one that the user named was passed over. Raises Unsupported."""
+    """Find a working criu; warn where one that the user named was passed over. Raises as `find.find`."""
     found = find(explicit, os.environ)
     for each in found.passed_over:
         if each.origin in (Origin.OPTION, Origin.ENVIRONMENT):

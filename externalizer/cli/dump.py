@@ -7,9 +7,11 @@ import sys
 
 from externalizer.checkpoint import dump as checkpoint
 from externalizer.cli import common
-from externalizer.errors import ExitCode
+from externalizer.criu.provide.find import Criu
+from externalizer.errors import ExitCode, NoAccess, Unsupported
 from externalizer.model import plan as model
 from externalizer.model.text import printable, shell_word
+from externalizer.scan import native
 
 HELP = "checkpoint a process tree with criu, with all that reaches outside it taken care of"
 
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     )
     images = common.check_directory_name(args.images_dir)
     try:
-        plan = checkpoint.dump(args.pid, images, common.find_criu(args.criu), options, progress=common.note)
+        plan = checkpoint.dump(args.pid, images, _criu(args), options, progress=common.note)
     except checkpoint.PlanRefused as refused:
         if args.json:
             sys.stdout.write(model.to_json(refused.plan).decode())
@@ -47,6 +49,14 @@ def run(args: argparse.Namespace) -> int:
         _show(plan)
         print(f"dumped into {printable(images)}; restore with: externalize restore -D {shell_word(images)}")
     return ExitCode.OK
+
+
+def _criu(args: argparse.Namespace) -> Criu:
+    try:
+        return common.find_criu(args.criu)
+    except (NoAccess, Unsupported):
+        native.scan(args.pid)  # says more where the target or our rights to it are in the way
+        raise
 
 
 def _show(plan: model.Plan) -> None:

@@ -11,9 +11,10 @@ from externalizer.checkpoint import installation, registry, survey
 from externalizer.cli import common
 from externalizer.criu import config, shim
 from externalizer.criu.provide.find import Criu
-from externalizer.errors import ExitCode, Unsupported
+from externalizer.errors import ExitCode, ExternalizerError, NoAccess, Unsupported
 from externalizer.kernel import safefs
 from externalizer.model import plan as model
+from externalizer.model.process import TaskKey
 from externalizer.model.text import printable, shell_word
 
 HELP = "find what reaches outside a process tree and write criu option files for it (the default command)"
@@ -31,26 +32,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit 0: a plan was made and its files written; 7: refused, nothing written."""
-    criu = _criu(args.criu)
+    criu, warning = _criu(args.criu)
     plan = survey.survey(args.pid, installation.paths(criu))
-    directory = common.check_directory_name(args.output or f"./externalize-{args.pid}/")
+    output = f"./externalize-{args.pid}/" if args.output is None else args.output
+    directory = common.check_directory_name(output)
     # Rendered before anything is written: a value that criu's parser can't take refuses the whole.
     files = {} if plan.refusals else _files(plan)
     write = not args.dry_run and not plan.refusals
     if write:
-        safefs.replace_directory(directory, files, marker=_marker(), trusted_uids=_sudo_user())
-        registry.register(plan)
+        _write(plan, directory, files)
+    if warning:
+        common.note(warning)
     _report(args, plan, directory, criu, written=write)
     return ExitCode.REFUSED if plan.refusals else ExitCode.OK
 
 
-def _criu(explicit: str | None) -> Criu | None:
+def _criu(explicit: str | None) -> tuple[Criu | None, str]:
+    """The criu, or a warning: the plan is right without it, the dump will need one."""
     try:
-        return common.find_criu(explicit)
-    except Unsupported as error:
-        # The plan is right without it; the dump will need one.
-        common.note(f"warning: {error}")
-        return None
+        return common.find_criu(explicit), ""
+    except (NoAccess, Unsupported) as error:
+        return None, f"warning: {error}"
+
+
+def _write(plan: model.Plan, directory: bytes, files: dict[str, bytes]) -> None:
+    """Register the plan and write its files: both or neither."""
+    registry.register(plan)
+    try:
+        safefs.replace_directory(directory, files, marker=_marker(), trusted_uids=_sudo_user())
+    except ExternalizerError:
+        registry.forget(TaskKey(plan.target.pid, plan.target.starttime))
+        raise
 
 
 def _files(plan: model.Plan) -> dict[str, bytes]:

@@ -49,7 +49,7 @@ def replace_directory(
     alone. The parent must belong to root, to us or to one of `trusted_uids`, and must not let others rename
     what is in it. Raises UsageError, with nothing changed, if the result can't be complete.
     """
-    raw = os.fsencode(path).rstrip(b"/")
+    raw = os.fsencode(path).rstrip(b"/") or os.fsencode(path)[:1]
     parent_path, name = os.path.split(raw)
     _check_name(name, raw)
     for file_name in files:

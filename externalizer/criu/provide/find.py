@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 
 from externalizer.criu.environment import criu_environment
 from externalizer.criu.provide import checkcache, trust, versions
-from externalizer.errors import Unsupported
+from externalizer.errors import NoAccess, Unsupported
+from externalizer.kernel import capabilities
 from externalizer.model.text import printable
 
 PREFIX_VARIABLE = "EXTERNALIZER_PREFIX"
 CRIU_VARIABLE = "EXTERNALIZER_CRIU"
 DEFAULT_PREFIX = "/opt/externalizer"
+
+# Without these `criu check` fails already; dump and restore need more, by what the tree holds.
+_NEEDED = ("CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_NET_ADMIN")
 
 _VERSION_SECONDS = 10
 _CHECK_SECONDS = 60
@@ -166,7 +170,8 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Criu:
     """Return the first criu that works: `explicit` (--criu), $EXTERNALIZER_CRIU, the prefix, PATH.
 
     What was named but doesn't work is in `passed_over`; callers should warn if the user named it.
-    Raises `Unsupported` if none works, saying why for each.
+    Raises `Unsupported` if none works, saying why for each, and `NoAccess` if what is lacking are
+    capabilities of ours.
     """
     passed_over: list[Candidate] = []
     for candidate in candidates(explicit, environ):
@@ -175,11 +180,17 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Criu:
                 candidate.real, candidate.path, candidate.origin, candidate.version, tuple(passed_over)
             )
         passed_over.append(candidate)
+    tried = [
+        f"{printable(os.fsencode(each.path))} ({each.origin.value}): {each.problem}" for each in passed_over
+    ]
+    if not any(each.origin is Origin.PATH for each in passed_over):
+        tried.append("PATH: no criu there")
+    why = "; ".join(tried)
+    missing = [name for name in _NEEDED if name not in capabilities.effective()]
+    if missing and any(each.version and each.version >= versions.MINIMUM for each in passed_over):
+        raise NoAccess(f"criu can't work without {', '.join(missing)}", why=why, hint="run as root")
     raise Unsupported(
         f"no working criu {versions.dotted(versions.MINIMUM)} or later was found",
-        why="; ".join(
-            f"{printable(os.fsencode(each.path))} ({each.origin.value}): {each.problem}"
-            for each in passed_over
-        ),
+        why=why,
         hint="run `make criu`, or install criu and name it with --criu",
     )
