@@ -11,14 +11,13 @@ PLAN_FILE = "externalizer-plan.json"
 
 def stored_plan(dirfd: int) -> Plan | None:
     """The plan of the dump in this directory, None if dumped without the hook. Raises RestoreFailed."""
-    raw = images.read_optional(dirfd, PLAN_FILE)
-    if raw is None:
-        return None
     try:
-        return from_json(raw)
-    except PlanDamaged as error:
+        raw = images.read_optional(dirfd, PLAN_FILE)
+        return None if raw is None else from_json(raw)
+    except (PlanDamaged, images.ImageDamaged) as error:
+        problem = error.problem if isinstance(error, images.ImageDamaged) else error
         raise RestoreFailed(
-            f"{PLAN_FILE} in the image directory can't be used: {error}",
+            f"{PLAN_FILE} in the image directory can't be used: {problem}",
             why="it says what the restored sockets must be connected to",
             hint="copy the image directory again, whole",
         ) from error

@@ -29,6 +29,7 @@ class ImageDamaged(CriuFailed):
     """An image file is not what this version of criu's format promises."""
 
     def __init__(self, name: str, problem: str) -> None:
+        self.problem = problem
         super().__init__(
             f"image {name} can't be used: {problem}",
             why="the restored program's sockets depend on it",
@@ -53,9 +54,10 @@ def read_file(dirfd: int, name: str) -> bytes:
         raise ImageDamaged(name, "it is missing") from None
     except OSError as error:
         raise ImageDamaged(name, error.strerror or str(error)) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ImageDamaged(name, "it is not a regular file")
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ImageDamaged(name, "it is not a regular file")
         return file.read()
 
 

@@ -27,9 +27,13 @@ def open_private_directory(path: StrOrBytesPath, *, create: bool) -> int:
     with fserrors.translated(raw, "open"):
         try:
             return _verified(_open_no_links(raw), raw)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             if not create:
-                raise
+                raise UsageError(
+                    f"{printable(raw)} does not exist",
+                    why="Nothing can be read there",
+                    hint="Give the directory that was dumped into",
+                ) from error
         parent_path, name = os.path.split(raw.rstrip(b"/"))
         parent = _open_no_links(parent_path or b".")
         try:

@@ -11,6 +11,7 @@ import hashlib
 import msgspec
 
 from externalizer.model.finding import Action, Finding, Holder
+from externalizer.model.text import printable
 
 SCHEMA = "externalizer.plan/1"
 
@@ -130,8 +131,9 @@ def from_json(raw: bytes) -> Plan:
         if schema != SCHEMA:
             raise PlanDamaged(f"its schema is {schema!r}, this version reads {SCHEMA!r}")
         plan = msgspec.json.decode(raw, type=Plan)
-    except msgspec.MsgspecError as error:
-        raise PlanDamaged(str(error)) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        # The message may quote what is in the file.
+        raise PlanDamaged(printable(str(error).encode("utf-8", "surrogateescape"))) from error
     if sealed(plan).digest != plan.digest:
         raise PlanDamaged("its digest does not match its contents")
     return plan
