@@ -153,14 +153,14 @@ def _run(
                 harmless_to_end=lambda: not _tree_stopped(dirfd),
                 give_up=give_up,
                 pass_fds=[dirfd],
-                watch=lambda: following(dirfd, LOG, progress),
+                watch=lambda: following(dirfd, LOG, file.secret, progress),
             )
         except command.Interrupted:
             if _lives(plan):
                 _forget(dirfd, PLAN_FILE)
             raise
     if status or not _exists(dirfd, PLAN_FILE):
-        raise _failure(dirfd, images, plan, status)
+        raise _failure(dirfd, images, plan, status, file.secret)
 
 
 def _tree_stopped(dirfd: int) -> bool:
@@ -179,8 +179,8 @@ def _exists(dirfd: int, name: str) -> bool:
     return True
 
 
-def _failure(dirfd: int, images: bytes, plan: Plan, status: int) -> ExternalizerError:
-    told, log = logs.read(dirfd, LOG), os.path.join(images, LOG.encode())
+def _failure(dirfd: int, images: bytes, plan: Plan, status: int, secret: str) -> ExternalizerError:
+    told, log = logs.read(dirfd, LOG, secret), os.path.join(images, LOG.encode())
     if _lives(plan):
         # The hook may have been done: nothing may take this for the dump of a tree that has ended.
         _forget(dirfd, PLAN_FILE)

@@ -15,12 +15,14 @@ from collections.abc import Callable, Sequence
 from externalizer.checkpoint import wanted
 from externalizer.errors import ExitCode, ExternalizerError
 
-MARK = "externalizer: "
+MARK = "externalizer"
 
 
 def say(message: str) -> None:
-    """Print one line to criu's log."""
-    print(MARK + message, file=sys.stderr, flush=True)
+    """Print one line to criu's log, marked so that the command that started criu knows it for ours."""
+    secret = os.environ.get(wanted.SECRET)
+    mark = f"{MARK}[{secret}]: " if secret else f"{MARK}: "
+    print(mark + message, file=sys.stderr, flush=True)
 
 
 def _stage(name: str) -> Callable[[int, int], None]:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from externalizer.criu.logs import HOOK_MARK, REFUSED_MARK
+from externalizer.criu import logs
 from externalizer.model.text import printable
 
 _LOOK_SECONDS = 0.05
@@ -18,9 +18,10 @@ _TASK = re.compile(rb"\) (Dumping task \(pid: \d+ comm: .*\)|Forking task with \
 
 
 class _Follower:
-    def __init__(self, dirfd: int, log: str, say: Callable[[str], None]) -> None:
+    def __init__(self, dirfd: int, log: str, secret: str, say: Callable[[str], None]) -> None:
         self._dirfd = dirfd
         self._log = log
+        self._secret = secret
         self._say = say
         self._rest = b""
         self._at = 0
@@ -41,10 +42,11 @@ class _Follower:
             self._line(line)
 
     def _line(self, line: bytes) -> None:
-        mark = HOOK_MARK.encode()
-        if line.startswith(mark) and not line.startswith(REFUSED_MARK.encode()):
-            self._say(printable(line[len(mark) :]))
-            self._spoke = time.monotonic()
+        message = logs.hook_message(line, self._secret)
+        if message is not None:
+            if logs.refusal(message) is None:  # the error at the end says it
+                self._say(message)
+                self._spoke = time.monotonic()
             return
         task = _TASK.search(line)
         if task and time.monotonic() - self._spoke > _QUIET_SECONDS:
@@ -53,9 +55,12 @@ class _Follower:
 
 
 @contextlib.contextmanager
-def following(dirfd: int, log: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Follow criu's log in the image directory while the block runs; `say` gets one line at a time."""
-    follower, ended = _Follower(dirfd, log, say), threading.Event()
+def following(dirfd: int, log: str, secret: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Follow criu's log in the image directory while the block runs; `say` gets one line at a time.
+
+    `secret` tells the lines of this run's hook from others: see `logs.hook_message`.
+    """
+    follower, ended = _Follower(dirfd, log, secret, say), threading.Event()
 
     def follow() -> None:
         while not ended.wait(_LOOK_SECONDS):

@@ -106,7 +106,7 @@ def _run(
                 harmless_to_end=lambda: pidfile not in os.listdir(dirfd),
                 pass_fds=[dirfd],
                 keep_terminal=options.shell_job,
-                watch=lambda: following(dirfd, LOG, progress),
+                watch=lambda: following(dirfd, LOG, file.secret, progress),
             )
         if status == 0:
             return _restored_pid(dirfd, pidfile)
@@ -118,7 +118,7 @@ def _run(
             os.unlink(pidfile, dir_fd=dirfd)
     _end_remains(others, grace=_REAP_SECONDS if status > 0 else 0)
     raise explained(
-        "criu restore", status, logs.read(dirfd, LOG), os.path.join(images, LOG.encode()),
+        "criu restore", status, logs.read(dirfd, LOG, file.secret), os.path.join(images, LOG.encode()),
         RestoreFailed, safe="nothing of the tree runs, the images are unchanged",
     )  # fmt: skip
 

@@ -23,7 +23,8 @@ class RunFile:
 
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
-        self.variables = {wanted.VARIABLE: path}
+        self.secret = secrets.token_hex(8)
+        self.variables = {wanted.VARIABLE: path, wanted.SECRET: self.secret}
         self._fd = fd
 
     def cancel(self) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from externalizer.model.text import printable
 
 HOOK_MARK = "externalizer: "
-REFUSED_MARK = "externalizer: refused: "
+_HOOK_LINE = re.compile(rb"externalizer(?:\[([0-9a-f]+)\])?: ")
+_REFUSED = "refused: "
 _TAIL = 4 << 20  # bytes of the log's end that are read: errors stand at the end
 
 
@@ -106,26 +107,52 @@ class Told:
     lines: tuple[str, ...]
 
 
-def read(dirfd: int, name: str) -> Told:
-    """Read the end of a log in the image directory. A missing log tells nothing."""
+def hook_message(line: bytes, secret: str | None) -> str | None:
+    """What our hook said in this line, None for another line. With `secret` only what this hook said counts.
+
+    criu writes names raw into its log: a file name with a newline may look like a line of our hook's.
+    """
+    match = _HOOK_LINE.match(line)
+    if match is None or (secret is not None and match[1] != secret.encode()):
+        return None
+    message = line[match.end() :]
+    try:
+        text = message.decode()
+    except UnicodeDecodeError:
+        return printable(message)
+    return text if text.isprintable() else printable(message)  # as a rule it was made printable by the hook
+
+
+def refusal(message: str) -> str | None:
+    """The reason, if this message of the hook's says that it refuses."""
+    return message[len(_REFUSED) :] if message.startswith(_REFUSED) else None
+
+
+def read(dirfd: int, name: str, secret: str | None = None) -> Told:
+    """Read the end of a log in the image directory; a missing one tells nothing.
+
+    `secret`: see hook_message.
+    """
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
     except OSError:
         return Told((), (), ())
     with open(fd, "rb") as file:
         file.seek(max(0, os.fstat(fd).st_size - _TAIL))
-        return told(file.read())
+        return told(file.read(), secret)
 
 
-def told(raw: bytes) -> Told:
-    """Find the telling lines in a log's bytes."""
+def told(raw: bytes, secret: str | None = None) -> Told:
+    """Find the telling lines in a log's bytes. `secret`: see hook_message."""
     refusals: list[str] = []
     causes: dict[Known, None] = {}
     lines: list[str] = []
     for line in raw.splitlines():
-        text = printable(line)
-        if REFUSED_MARK in text:
-            refusals.append(text.split(REFUSED_MARK, 1)[1])
+        message = hook_message(line, secret)
+        text = printable(line) if message is None else HOOK_MARK + message
+        reason = None if message is None else refusal(message)
+        if reason is not None:
+            refusals.append(reason)
         elif _HARMLESS.search(text):
             continue
         elif _ERROR.search(text) or HOOK_MARK in text:
