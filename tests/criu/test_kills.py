@@ -157,8 +157,9 @@ def test_the_command_is_killed_while_it_dumps(
     for moment in ("pre-dump", *WHILE_DUMPING[1::2], "post-dump"):
         with dumping(client, checkpoint, launcher(holdable, moment)) as command:
             criu = reached(command, moment)
-            kill(command.pid)
+            # In this order: a stopped process is sent SIGHUP when its parent ends (setpgid(2)).
             os.kill(criu, signal.SIGCONT)
+            kill(command.pid)
             assert command.finish().code == -signal.SIGKILL
             wait_for(lambda criu=criu: gone(criu))  # type: ignore[misc]
             assert "was interrupted or killed" in checkpoint.log("dump.log"), moment
@@ -234,9 +235,9 @@ def test_a_kill_while_restoring(
         if victim == "^C":
             command.interrupt()
         else:
+            if victim == "command":
+                os.kill(one, signal.SIGCONT)
             kill({"criu": criu, "task": one, "command": command.pid}[victim])
-        if victim == "command":
-            os.kill(one, signal.SIGCONT)
         done = command.finish()
         assert done.code == {"command": -9, "^C": 130}.get(victim, 9), (moment, done)
         wait_for(lambda criu=criu: gone(client.puppet.pid) and gone(criu))  # type: ignore[misc]
