@@ -14,7 +14,7 @@ from externalizer.checkpoint.progress import following
 from externalizer.criu import command, config, logs, shim
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import CriuFailed, ExternalizerError, Refused, RestoreFailed, UsageError
-from externalizer.kernel import procfs
+from externalizer.kernel import fserrors, procfs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model.plan import Plan
 from externalizer.model.process import TaskKey
@@ -196,7 +196,7 @@ def _failure(dirfd: int, images: bytes, plan: Plan, status: int, secret: str) ->
 
 def _forget(dirfd: int, *names: str) -> None:
     for name in names:
-        with contextlib.suppress(FileNotFoundError):
+        with fserrors.translated(name.encode(), "remove"), contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=dirfd)
 
 

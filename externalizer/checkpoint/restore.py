@@ -21,10 +21,11 @@ from externalizer.checkpoint.artifacts import stored_plan
 from externalizer.checkpoint.dump import check_scripts, script_variables
 from externalizer.checkpoint.outcome import explained
 from externalizer.checkpoint.progress import following
-from externalizer.criu import command, config, logs
+from externalizer.criu import command, config, logs, pages
+from externalizer.criu.images import ImageDamaged
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import RestoreFailed, UsageError
-from externalizer.kernel import procfs
+from externalizer.kernel import fserrors, procfs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model import plan as model
 from externalizer.model.text import printable
@@ -63,9 +64,23 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
                 why="what its sockets and mounts must become is in externalizer-plan.json",
                 hint="dump with `externalize dump`, or with criu and the dump.conf of `externalize PID`",
             )
+        _check_memory(dirfd)
         return _run(dirfd, images, criu, options, plan, progress)
     finally:
         os.close(dirfd)
+
+
+def _check_memory(dirfd: int) -> None:
+    try:
+        problem = pages.missing(dirfd)
+    except ImageDamaged as error:
+        problem = error.what
+    if problem:
+        raise RestoreFailed(
+            f"the images are not complete: {problem}",
+            why="criu would not see that and never come to an end",
+            hint="copy the image directory again, whole",
+        )
 
 
 def _config(plan: model.Plan, criu: Criu, root: str | None) -> bytes:
@@ -95,7 +110,7 @@ def _run(
     _become_subreaper()
     others = procfs.children(os.getpid())
     try:
-        with contextlib.suppress(FileNotFoundError):
+        with fserrors.translated(LOG.encode(), "replace"), contextlib.suppress(FileNotFoundError):
             os.unlink(LOG, dir_fd=dirfd)
         with runfile.written("restore", _config(plan, criu, options.root)) as file:
             status = command.run(

@@ -91,6 +91,16 @@ def _parse(cls: Any, raw: memoryview, name: str) -> Any:
     return message
 
 
+def messages(dirfd: int, name: str, magic: int, first: Any, others: Any) -> list[Any]:
+    """All messages of an image that begins with one of the class `first`. Raises ImageDamaged."""
+    view, at = _body(read_file(dirfd, name), name, magic), 0
+    found: list[Any] = []
+    while at < len(view) or not found:
+        entry, at = _next(view, at, name)
+        found.append(_parse(others if found else first, entry, name))
+    return found
+
+
 class FilesImage:
     """files.img: every open file description of the tree, in criu's order, which matters at restore."""
 

@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 _F = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
     "uint32": _F.TYPE_UINT32,
+    "uint64": _F.TYPE_UINT64,
     "sint32": _F.TYPE_SINT32,
     "bytes": _F.TYPE_BYTES,
     "string": _F.TYPE_STRING,
@@ -49,6 +50,13 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("r", "uint32", "length", 2),
         ("*", "scm_entry", "scm", 4),
     ],
+    "pagemap_head": [("r", "uint32", "pages_id", 1)],
+    "pagemap_entry": [
+        ("r", "uint32", "compat_nr_pages", 2),
+        ("o", "bool", "in_parent", 3),
+        ("o", "uint32", "flags", 4),
+        ("o", "uint64", "nr_pages", 5),  # since criu 4.2
+    ],
 }
 _LABELS = {"r": _F.LABEL_REQUIRED, "o": _F.LABEL_OPTIONAL, "*": _F.LABEL_REPEATED}
 
@@ -78,9 +86,14 @@ def _build() -> dict[str, Any]:
 _CLASSES = _build()
 FileEntry: Any = _CLASSES["file_entry"]
 SkPacketEntry: Any = _CLASSES["sk_packet_entry"]
+PagemapHead: Any = _CLASSES["pagemap_head"]
+PagemapEntry: Any = _CLASSES["pagemap_entry"]
 
 FD_TYPE_UNIXSK = 5  # enum fd_types, images/fdinfo.proto
 
 # unix_sk_entry.uflags (criu/sk-unix.c)
 USK_EXTERN = 1
 USK_CALLBACK = 4
+
+# pagemap_entry.flags (criu/include/pagemap.h)
+PE_PRESENT = 4
