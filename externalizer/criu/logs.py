@@ -116,11 +116,12 @@ def hook_message(line: bytes, secret: str | None) -> str | None:
     if match is None or (secret is not None and match[1] != secret.encode()):
         return None
     message = line[match.end() :]
-    try:
-        text = message.decode()
-    except UnicodeDecodeError:
-        return printable(message)
-    return text if text.isprintable() else printable(message)  # as a rule it was made printable by the hook
+    return _shown(message)
+
+
+def _shown(raw: bytes) -> str:
+    """A line made printable. Hook and plugin have escaped names already: their backslashes stay single."""
+    return printable(raw).replace("\\\\", "\\")
 
 
 def refusal(message: str) -> str | None:
@@ -149,7 +150,7 @@ def told(raw: bytes, secret: str | None = None) -> Told:
     lines: list[str] = []
     for line in raw.splitlines():
         message = hook_message(line, secret)
-        text = printable(line) if message is None else HOOK_MARK + message
+        text = _shown(line) if message is None else HOOK_MARK + message
         reason = None if message is None else refusal(message)
         if reason is not None:
             refusals.append(reason)
