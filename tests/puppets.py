@@ -108,14 +108,13 @@ class Puppet:
 
 def alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+        return state(pid) not in "ZX"
     except FileNotFoundError:
         return False
 
 
 def state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as file:
+    with open(f"/proc/{pid}/stat", errors="replace") as file:
         return file.read().rsplit(")", 1)[1].split()[0]
 
 

@@ -111,7 +111,7 @@ def children(pid: int) -> list[int]:
 
 def status(pid: int, field: str) -> str:
     """A field of /proc/PID/status."""
-    for line in _read(pid, "status").decode().splitlines():
+    for line in _read(pid, "status").decode(errors="replace").splitlines():
         if line.startswith(field + ":"):
             return line.partition(":")[2].strip()
     raise AssertionError(f"process {pid} has no {field}: it is gone")
