@@ -33,7 +33,7 @@ _PLANNING = {
     "externalizer.rules", "externalizer.rules.criu_mounts", "externalizer.rules.mount_keys",
     "externalizer.rules.mount_sources", "externalizer.rules.mounts", "externalizer.rules.protocols",
     "externalizer.rules.registry", "externalizer.rules.sides", "externalizer.rules.unix_sockets",
-    "externalizer.scan.mountroot", "externalizer.scan.mountsource",
+    "externalizer.scan.listens", "externalizer.scan.mountroot", "externalizer.scan.mountsource",
 }  # fmt: skip
 
 ALLOWED = {

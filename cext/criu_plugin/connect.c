@@ -10,15 +10,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/sockios.h>
+#include <linux/un.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -269,24 +271,34 @@ out:
 	return ret;
 }
 
+/*
+ * By descriptor, not by path: the directory may be the task's own, and a link put there meanwhile must not
+ * give a file of root's away.
+ */
+static int set_owner(int sk, const struct ez_restore *rec)
+{
+	int fd = ioctl(sk, SIOCUNIXFILE), ret = 0; /* an O_PATH descriptor of what was bound; Linux 4.12 */
+	char path[64];
+
+	if (fd < 0)
+		return -errno;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (fchownat(fd, "", rec->name_uid, rec->name_gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) ||
+	    chmod(path, rec->name_mode & 07777))
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
 /* criu unlinks the file of a bound socket before this and restores no mode or owner for it. */
 static int bind_name(int sk, const struct ez_restore *rec)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	char path[EZ_MAX_NAME + 1] = { 0 };
 
 	memcpy(addr.sun_path, ez_restore_name(rec), rec->name_len);
-	memcpy(path, ez_restore_name(rec), rec->name_len);
 	if (bind(sk, (void *)&addr, offsetof(struct sockaddr_un, sun_path) + rec->name_len))
 		return -errno;
-	if (path[0] == 0)
-		return 0;
-	if (rec->flags & EZ_REC_PERMS &&
-	    (lchown(path, rec->name_uid, rec->name_gid) || chmod(path, rec->name_mode & 07777)))
-		return -errno;
-	if (rec->flags & EZ_REC_UNLINK && unlink(path))
-		return -errno;
-	return 0;
+	return addr.sun_path[0] && rec->flags & EZ_REC_PERMS ? set_owner(sk, rec) : 0;
 }
 
 int ez_reconnect(const struct ez_restore *rec, int *fd_out)

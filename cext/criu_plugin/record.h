@@ -62,7 +62,6 @@ struct ez_seen {
 
 /* ez_restore.flags */
 #define EZ_REC_BIND	   0x01u /* bind to name before connecting */
-#define EZ_REC_UNLINK	   0x02u /* the name's file was already removed at dump: bind, then unlink */
 #define EZ_REC_PERMS	   0x04u /* name_mode, name_uid, name_gid are valid */
 #define EZ_REC_SERVER	   0x08u /* server_uid and server_gid are valid and are compared after the connect */
 #define EZ_REC_FILE	   0x10u /* target_dev, target_ino, target_uid, target_gid are valid */

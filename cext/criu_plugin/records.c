@@ -89,6 +89,7 @@ damaged:
 int ez_file_parse(uint8_t *data, size_t size, uint32_t magic, struct ez_file *out)
 {
 	struct ez_file_head head;
+	int ret = 0;
 
 	memset(out, 0, sizeof(*out));
 	if (size < sizeof(head) || size > EZ_MAX_FILE)
@@ -101,10 +102,12 @@ int ez_file_parse(uint8_t *data, size_t size, uint32_t magic, struct ez_file *ou
 	out->size = size;
 	out->count = head.count;
 	if (magic == EZ_RESTORE_MAGIC)
-		return index_records(out);
-	if (size != sizeof(head) + (size_t)head.count * sizeof(struct ez_policy_entry))
-		return -EBADMSG;
-	return 0;
+		ret = index_records(out);
+	else if (size != sizeof(head) + (size_t)head.count * sizeof(struct ez_policy_entry))
+		ret = -EBADMSG;
+	if (ret)
+		memset(out, 0, sizeof(*out)); /* the data stays the caller's */
+	return ret;
 }
 
 static int read_whole(int fd, size_t size, uint8_t *data)

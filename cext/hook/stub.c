@@ -35,9 +35,13 @@
 
 static const char *const used_stages[] = { "pre-dump", "post-dump", "post-restore" };
 
+/* The secret tells a command of ours that this line is of its own hook, and no name that criu logged. */
 static void say(const char *what, const char *detail)
 {
-	dprintf(STDERR_FILENO, "externalizer: hook: %s%s%s\n", what, detail ? ": " : "", detail ? detail : "");
+	const char *secret = getenv("EXTERNALIZER_SECRET");
+
+	dprintf(STDERR_FILENO, "externalizer%s%s%s: hook: %s%s%s\n", secret ? "[" : "", secret ? secret : "",
+		secret ? "]" : "", what, detail ? ": " : "", detail ? detail : "");
 }
 
 /* A descriptor below 3 that is closed would be taken by the first file that Python opens. */
@@ -219,6 +223,7 @@ int main(int argc, char **argv)
 {
 	char python[PATH_MAX], parent[PATH_MAX];
 	const char *stage = getenv("CRTOOLS_SCRIPT_ACTION");
+	pid_t criu = getppid();
 	int ret = 0;
 
 	if (argc == 2 && !strcmp(argv[1], "--interpreter")) {
@@ -233,7 +238,8 @@ int main(int argc, char **argv)
 		say("criu's action-script: meant to be named in its config file, not to be run by hand", NULL);
 		return 2;
 	}
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+	/* A criu that died before the call above sends nothing: nobody edits images for nobody. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != criu)
 		return 1;
 	if (stage_is_used(stage))
 		ret = run_ours(stage);

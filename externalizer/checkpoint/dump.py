@@ -133,12 +133,15 @@ def _run(
         )
     with runfile.written("dump", config.dump_conf(plan)) as file:
 
-        def give_up(criu_pid: int) -> None:
+        def on_interrupt(criu_pid: int) -> command.Then:
+            if not _tree_stopped(dirfd):
+                return command.Then.KILL
             file.cancel()
-            command.end_helpers(criu_pid)
+            command.end_children(criu_pid)
             # Not once our hook is done: criu may be ending the tree, and the images are all there is of it.
             if not _exists(dirfd, PLAN_FILE):
                 command.fail_writes(criu_pid)
+            return command.Then.LEAVE  # killed at the wrong moment it would take the tree with it
 
         _forget(dirfd, POLICY_FILE, PLAN_FILE, LOG)  # of an earlier dump that failed
         try:
@@ -150,8 +153,8 @@ def _run(
                     **identity.variables(TaskKey(plan.target.pid, plan.target.starttime)),
                     **script_variables(options.scripts),
                 },
-                harmless_to_end=lambda: not _tree_stopped(dirfd),
-                give_up=give_up,
+                on_interrupt=on_interrupt,
+                may_fail_writes=True,
                 pass_fds=[dirfd],
                 watch=lambda: following(dirfd, LOG, file.secret, progress),
             )

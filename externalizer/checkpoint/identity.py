@@ -43,17 +43,40 @@ def _from_variable(environ: Mapping[str, str]) -> TaskKey | None:
 
 
 def _from_config(criu: int) -> TaskKey | None:
+    config = _config(criu)
+    if config is None:
+        return None
+    raw = _read(os.path.join(os.path.dirname(config), b"plan.json"))
+    try:
+        plan = None if raw is None else from_json(raw)
+    except PlanDamaged:
+        return None
+    return None if plan is None else TaskKey(plan.target.pid, plan.target.starttime)
+
+
+def config_words(criu: int) -> list[bytes]:
+    """The options in the file that criu was given by --config, with leading dashes; perhaps none."""
+    config = _config(criu)
+    raw = _read(config) if config else None
+    lines = (line.split() for line in (raw or b"").splitlines())
+    return [b"--" + words[0].split(b"=", 1)[0] for words in lines if words]
+
+
+def _config(criu: int) -> bytes | None:
     try:
         config = _option(procfs.cmdline(criu), b"--config")
-        if config is None:
-            return None
-        directory = os.path.dirname(os.path.join(os.fsencode(os.readlink(f"/proc/{criu}/cwd")), config))
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(os.path.join(directory, b"plan.json"), flags), "rb") as file:
-            plan = from_json(file.read(_LIMIT))
-    except (OSError, TargetGone, PlanDamaged):
+        cwd = os.fsencode(os.readlink(f"/proc/{criu}/cwd"))
+    except (OSError, TargetGone):
         return None
-    return TaskKey(plan.target.pid, plan.target.starttime)
+    return None if config is None else os.path.join(cwd, config)
+
+
+def _read(path: bytes) -> bytes | None:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return file.read(_LIMIT)
+    except OSError:
+        return None
 
 
 def _option(words: Sequence[bytes], name: bytes) -> bytes | None:

@@ -84,7 +84,13 @@ def _own_name(ino: int, usk: Any) -> OwnName | None:
         raise Refused(
             f"unix socket {ino} is bound by the relative name {printable(name)}, which can't be bound again"
         )
+    if usk.deleted:
+        raise Refused(
+            f"unix socket {ino} is bound to {printable(name)}, which was removed or bound again by another",
+            why="criu would remove what is there now",
+            hint="let it be accepted, or have the connection closed, then dump again",
+        )
     perms = usk.file_perms
     if not usk.HasField("file_perms"):
-        return OwnName(name, unlinked=usk.deleted)
-    return OwnName(name, perms.mode & 0o7777, perms.uid, perms.gid, usk.deleted)
+        return OwnName(name)
+    return OwnName(name, perms.mode & 0o7777, perms.uid, perms.gid)

@@ -117,8 +117,7 @@ def _run(
                 criu,
                 [*words, "--config", file.path, *options.passed_on],
                 variables={**file.variables, **script_variables(options.scripts)},
-                # criu writes the pidfile when all is restored, just before the tasks run.
-                harmless_to_end=lambda: pidfile not in os.listdir(dirfd),
+                on_interrupt=_on_interrupt(dirfd, pidfile),
                 pass_fds=[dirfd],
                 keep_terminal=options.shell_job,
                 watch=lambda: following(dirfd, LOG, file.secret, progress),
@@ -136,6 +135,18 @@ def _run(
         "criu restore", status, logs.read(dirfd, LOG, file.secret), os.path.join(images, LOG.encode()),
         RestoreFailed, safe="nothing of the tree runs, the images are unchanged",
     )  # fmt: skip
+
+
+def _on_interrupt(dirfd: int, pidfile: str) -> command.OnInterrupt:
+    """Let criu notice that its tasks have ended: it then removes what it made for their mounts."""
+
+    def then(criu_pid: int) -> command.Then:
+        # criu writes the pidfile when all is restored, just before the tasks run: it is too late then.
+        if pidfile in os.listdir(dirfd):
+            return command.Then.LEAVE
+        return command.Then.FAILS if command.end_children(criu_pid) else command.Then.ASK_AGAIN
+
+    return then
 
 
 def _restored_pid(dirfd: int, pidfile: str) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from externalizer.checkpoint import mounts
 from externalizer.errors import NoAccess, TargetGone
@@ -23,8 +25,17 @@ from externalizer.plan.build import Installed, build, unreadable_finding
 from externalizer.rules.sides import listening, side
 from externalizer.rules.unix_sockets import SocketFacts
 from externalizer.scan import native, peers
+from externalizer.scan.listens import Listens
 
 _LOOKS = 4
+
+
+class _Inside(NamedTuple):
+    """What only a socket itself tells: SO_PASSCRED, whether it can be read, the uid that made it."""
+
+    passcred: bool
+    readable: bool
+    creator: int | None
 
 
 def survey(pid: int, installed: Installed) -> model.Plan:
@@ -79,10 +90,12 @@ def socket_facts(snapshot: Snapshot) -> Iterator[SocketFacts]:
     unknown = [sock for sock in snapshot.unix_sockets() if not sock.known]
     described = peers.describe(snapshot, external)
     listeners = listening(snapshot.unix_sockets())
+    listens = Listens()
     netns = frozenset(task.net_ns for task in snapshot.tasks() if not task.gone)
     for sock in external + unknown:
         waits_at = snapshot.listener_of(sock.ino) if sock.known and not sock.peer_ino else None
         peer = described.get(sock.ino) or _nobody(sock)
+        inside = _inside(snapshot, sock)
         yield SocketFacts(
             socket=sock,
             peer=peer,
@@ -90,8 +103,10 @@ def socket_facts(snapshot: Snapshot) -> Iterator[SocketFacts]:
             unaccepted=waits_at is not None,
             side="client" if waits_at else side(sock, peer, listeners),
             tree_netns=netns,
-            own=_own_credentials(snapshot, sock),
-            passcred=bool(sock.queued) and passes_credentials(snapshot, sock),
+            own=_own_credentials(snapshot, sock, inside.creator),
+            passcred=inside.passcred,
+            empty_record=inside.readable and not sock.queued,
+            listening=listens.at(snapshot, sock, peer),
         )
 
 
@@ -105,26 +120,49 @@ def opener(snapshot: Snapshot, sock: UnixSocket) -> int | None:
     return min(holders, key=lambda task: task.vpid).tgid if holders else None
 
 
-def _own_credentials(snapshot: Snapshot, sock: UnixSocket) -> Credentials | None:
+def _own_credentials(snapshot: Snapshot, sock: UnixSocket, creator: int | None) -> Credentials | None:
+    """The credentials that the server must have recorded, where that record can't be read.
+
+    Only if nothing else is possible: all holders have the same, unchanging ones, and whoever made the socket
+    had that uid, too (the owner of its inode). A worker's connection that its root master also holds, or one
+    made before privileges were dropped, tells nothing.
+    """
+    found = set()
+    for ref in sock.holders:
+        try:
+            held = credentials.of_process(snapshot.task(ref.tid).tgid)
+            if not credentials.is_settled(held.pid):
+                return None
+        except TargetGone:
+            return None
+        found.add((held.uid, held.gid, tuple(sorted(held.groups))))
     pid = opener(snapshot, sock)
-    if pid is None:
+    if pid is None or len(found) != 1 or next(iter(found))[0] != creator:
         return None
-    try:
-        return credentials.of_process(pid)
-    except TargetGone:
-        return None
+    return credentials.of_process(pid)
 
 
-def passes_credentials(snapshot: Snapshot, sock: UnixSocket) -> bool:
-    """Whether SO_PASSCRED is set; False where it can't be asked."""
+def _inside(snapshot: Snapshot, sock: UnixSocket) -> _Inside:
+    """Look at a duplicate of the socket; where none can be had nothing is claimed."""
     for ref in sock.holders:
         with (
             contextlib.suppress(TargetGone, NoAccess, OSError),
             Pidfd.open(ref.tid) as process,
             socket.socket(fileno=process.getfd(ref.fd)) as ours,
         ):
-            return bool(ours.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED))
-    return False
+            return _Inside(
+                passcred=bool(ours.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)),
+                readable=_readable(ours),
+                creator=os.fstat(ours.fileno()).st_uid,
+            )
+    return _Inside(False, False, None)
+
+
+def _readable(ours: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(ours, select.POLLIN | select.POLLRDHUP)
+    events = dict(poller.poll(0)).get(ours.fileno(), 0)
+    return bool(events & select.POLLIN) and not events & (select.POLLHUP | select.POLLRDHUP)
 
 
 def _backlogs(snapshot: Snapshot) -> Iterator[Finding]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -26,12 +28,16 @@ _OWNED = {
     "log-file": "a log that is explained", "restore-detached": "-d before the `--`",
     "daemon": "-d before the `--`", "pidfile": "--pidfile before the `--`", "root": "--root before the `--`",
     "leave-running": "--leave-running before the `--`", "shell-job": "-j before the `--`",
+    "lazy-pages": "a dump without it: criu would ignore our hook's refusal",
     "help": "`criu --help`", "version": "`externalize version`",
 }  # fmt: skip
 _SHORT = {
     "t": "tree", "D": "images-dir", "W": "work-dir", "L": "libdir", "x": "ext-unix-sk", "o": "log-file",
     "d": "restore-detached", "r": "root", "R": "leave-running", "j": "shell-job", "h": "help", "V": "version",
 }  # fmt: skip
+_PATIENCE = 10.0  # seconds that a criu which fails may take to clean up
+_ASK_SECONDS = 0.02
+
 _SHORT_WITH_VALUE = frozenset("tDovxrJWLM")  # criu's getopt(3) string: the rest of the word is the value
 
 
@@ -69,29 +75,40 @@ class Interrupted(KeyboardInterrupt):
     """^C arrived while criu ran; criu has ended without success."""
 
 
+class Then(enum.Enum):
+    """What becomes of a criu after ^C."""
+
+    KILL = "nothing is to be cleaned up yet: it is killed"
+    FAILS = "it was made to fail and cleans up: it is killed only if that takes long"
+    ASK_AGAIN = "nothing can be done just now"
+    LEAVE = "it comes to its end, however long that takes"
+
+
+# Called with the pid of criu, which is stopped (SIGSTOP) meanwhile.
+OnInterrupt = Callable[[int], Then]
+
+
 def run(
     criu: Criu,
     words: Sequence[str | bytes],
     *,
     variables: Mapping[str, str],
-    harmless_to_end: Callable[[], bool],
-    give_up: Callable[[int], None] | None = None,
+    on_interrupt: OnInterrupt,
     pass_fds: Sequence[int] = (),
     keep_terminal: bool = False,
+    may_fail_writes: bool = False,
     watch: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> int:
     """Run criu to its end and return its exit status, negative for a signal.
 
-    `variables` are for criu and its action-scripts. ^C is ours to handle: criu is in a process group of its
-    own (unless `keep_terminal`, which --shell-job needs) and is ended only while `harmless_to_end()`;
-    otherwise `give_up`, called with its pid, may make it fail by itself. `watch` is entered while criu runs;
-    it may start threads, for by then nothing is forked any more. Raises Interrupted if criu did not succeed
-    after ^C.
+    `variables` are for criu and its action-scripts. criu is in a process group of its own, unless
+    `keep_terminal`, which --shell-job needs: ^C is ours to handle. `watch` is entered while criu runs; it may
+    start threads, for by then nothing is forked any more. Raises Interrupted if criu failed after ^C.
     """
     extra = {**shim.preload_environment(criu.path), **variables}
     process = _start(
         [criu.path, *words], criu_environment(extra), pass_fds,
-        keep_terminal=keep_terminal, may_fail_writes=give_up is not None,
+        keep_terminal=keep_terminal, may_fail_writes=may_fail_writes,
     )  # fmt: skip
     try:
         # Not Popen.wait, which lets a child go on for a quarter of a second after ^C.
@@ -101,7 +118,7 @@ def run(
     except KeyboardInterrupt:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # further ones have nothing to add
     try:
-        status = _interrupted(process, harmless_to_end, give_up)
+        status = _interrupted(process, on_interrupt)
     finally:
         signal.signal(signal.SIGINT, before)
     if status:
@@ -109,23 +126,26 @@ def run(
     return status
 
 
-def _interrupted(
-    process: subprocess.Popen[bytes],
-    harmless_to_end: Callable[[], bool],
-    give_up: Callable[[int], None] | None,
-) -> int:
-    # Stopped, so that it is still harmless when the signal arrives that is sent because it was.
-    process.send_signal(signal.SIGSTOP)
-    if process.poll() is None:
-        if harmless_to_end():
-            _end(process)
-        else:
-            try:
-                if give_up is not None:
-                    give_up(process.pid)
-            finally:
-                process.send_signal(signal.SIGCONT)
-    return process.wait()
+def _interrupted(process: subprocess.Popen[bytes], on_interrupt: OnInterrupt) -> int:
+    deadline = time.monotonic() + _PATIENCE
+    then = Then.ASK_AGAIN
+    while then is Then.ASK_AGAIN and time.monotonic() < deadline:
+        # Stopped, so that the answer is still right when it is acted on.
+        process.send_signal(signal.SIGSTOP)
+        if process.poll() is not None:
+            return process.returncode
+        try:
+            then = on_interrupt(process.pid)
+            if then is Then.KILL:
+                _end(process)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(None if then is Then.LEAVE else _ASK_SECONDS)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(max(0, deadline - time.monotonic()))
+    _end(process)
+    return process.returncode
 
 
 def fail_writes(pid: int) -> None:
@@ -140,14 +160,17 @@ def fail_writes(pid: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
 
 
-def end_helpers(pid: int) -> None:
-    """Kill the programs that criu waits for, such as the hook: criu takes that for their failure.
+def end_children(pid: int) -> int:
+    """Kill what criu waits for: the hook, programs, tasks being restored. criu takes that for their failure.
 
-    criu must be stopped: then it waits for none of them, and their pids are nobody else's.
+    Returns how many there were. criu must be stopped: then it waits for none of them, and their pids are
+    nobody else's.
     """
-    for child in procfs.children(pid):
+    children = procfs.children(pid)
+    for child in children:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
+    return len(children)
 
 
 def _start(
@@ -174,7 +197,7 @@ def _start(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # By the group: criu's helpers and our hook go with it. SIGKILL, because criu is stopped.
+    # By the group: criu's helpers and our hook go with it. SIGKILL, because criu may be stopped.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):

@@ -90,7 +90,8 @@ CATALOGUE = (
     ),
 )
 
-_ERROR = re.compile(r"\bError \(")
+# What criu itself prints, and our plugin through it; a name with a newline seldom continues like that.
+_CRIUS = re.compile(r"\(\d+\.\d+\)\s+(?:\d+: )?(?:Error \(|externalizer: )")
 # Noise that stands in good logs too, or only repeats that something failed.
 _HARMLESS = re.compile(
     r"rlimit: Can't setup RLIMIT_NOFILE|kdat cache|One of more action scripts failed|exited, status="
@@ -156,7 +157,7 @@ def told(raw: bytes, secret: str | None = None) -> Told:
             refusals.append(reason)
         elif _HARMLESS.search(text):
             continue
-        elif _ERROR.search(text) or HOOK_MARK in text:
+        elif message is not None or _CRIUS.match(text):
             lines.append(text)
             causes |= {known: None for known in CATALOGUE if re.search(known.pattern, text)}
     return Told(tuple(refusals), tuple(causes), tuple(lines[:10]))

@@ -31,6 +31,11 @@ def _hangup(usk: Any) -> None:
     usk.shutdown = Shutdown.BOTH
     usk.peer = 0
     usk.uflags &= ~USK_CALLBACK
+    # criu binds no established stream again, but unlinks the file of every name in the images first: of an
+    # accepted connection that is its listener's, which may be alive outside the tree.
+    usk.name = b""
+    for field in ("name_dir", "deleted", "file_perms", "mnt_id"):
+        usk.ClearField(field)
 
 
 def _unconnect(usk: Any) -> None:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from externalizer.errors import TargetGone
+from externalizer.kernel import procfs
 from externalizer.model.socket import Credentials
 
 OVERFLOW = 65534  # what the kernel shows for an id without a mapping (user_namespaces(7))
@@ -24,6 +25,12 @@ def of_process(pid: int) -> Credentials:
         gid=int(lines[b"Gid"].split()[1]),
         groups=tuple(int(group) for group in lines[b"Groups"].split()),
     )
+
+
+def is_settled(pid: int) -> bool:
+    """Whether real, effective, saved and file system ids of a process are the same. Raises TargetGone."""
+    status = procfs.status(pid)
+    return all(len(set(status[name].split())) == 1 for name in ("Uid", "Gid"))
 
 
 @dataclass(frozen=True, slots=True)

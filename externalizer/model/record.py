@@ -29,7 +29,6 @@ SEEN = struct.Struct("<8I108sI")
 RESTORE = struct.Struct("<2Q16I")
 
 BIND = 0x01
-UNLINK = 0x02
 PERMS = 0x04
 SERVER = 0x08
 FILE = 0x10
@@ -69,7 +68,6 @@ class OwnName:
     mode: int | None = None
     uid: int = 0
     gid: int = 0
-    unlinked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,6 @@ def _pack_one(rec: RestoreRecord) -> bytes:
         raise ValueError(f"socket {rec.ino}: a name or group list is too long for a record")
     flags = (
         (BIND if rec.own else 0)
-        | (UNLINK if own.unlinked else 0)
         | (PERMS if own.mode is not None else 0)
         | (SERVER if rec.server else 0)
         | (FILE if rec.file else 0)

@@ -32,6 +32,10 @@ class SocketFacts:
     tree_netns: frozenset[int]
     own: Credentials | None  # of the task that will open the socket at restore
     passcred: bool = False
+    empty_record: bool = (
+        False  # readable although no bytes are queued and nobody closed: a record without bytes
+    )
+    listening: bool = True  # somebody listens at the peer's name
 
     @property
     def dgram(self) -> bool:
@@ -66,6 +70,18 @@ def _foreign_netns(f: SocketFacts) -> str | None:
 def _unaccepted_with_data(f: SocketFacts) -> str | None:
     if f.unaccepted and f.socket.unsent:
         return "its server has not accepted it yet and there is data on the way, which criu can't read"
+    return None
+
+
+def _empty_record(f: SocketFacts) -> str | None:
+    if f.empty_record:
+        return "a record without bytes is queued: criu would stop there and lose it and what is behind it"
+    return None
+
+
+def _not_listening(f: SocketFacts) -> str | None:
+    if not f.listening and not f.unaccepted:
+        return f"nobody listens at {printable(f.peer.name)} any more: a new connection would be refused"
     return None
 
 
@@ -141,12 +157,15 @@ def _no_target(f: SocketFacts) -> str | None:
 
 def _no_credentials(f: SocketFacts) -> str | None:
     if f.peer.client is None and f.own is None:
-        return "neither what the server recorded of the client nor the client's own credentials can be read"
+        return "what the server recorded of the client can't be read, and its own credentials don't tell"
     return None
 
 
-def _reconnect(_: SocketFacts) -> str:
-    return "a stream to a named server: the server sees a NEW connection, no session state"
+def _reconnect(f: SocketFacts) -> str:
+    reason = "a stream to a named server: the server sees a NEW connection, no session state"
+    if f.peer.client is None:
+        reason += "; what it recorded of the client can't be read, so with the client's own credentials"
+    return reason
 
 
 _RETRY = "try again in a moment"
@@ -159,11 +178,14 @@ UNIX_SOCKETS: tuple[Rule[SocketFacts], ...] = (
     Rule("unix-unaccepted-data", _unaccepted_with_data, Action.REFUSE, Verdict.REFUSED, _RETRY),
     Rule("unix-credentials-queued", _credentials_queued, Action.REFUSE, Verdict.REFUSED,
          "let the program read its queue, then try again"),
+    Rule("unix-empty-record", _empty_record, Action.REFUSE, Verdict.REFUSED,
+         "let the program read its queue, then try again"),
     Rule("unix-dgram", _dgram_named, Action.DATAGRAM, Verdict.HANDLED),
     Rule("unix-dgram-nameless", _dgram_nameless, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-nameless-peer", _no_name, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-server-side", _server_side, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-stateful", _stateful, Action.HANGUP, Verdict.HANDLED),
+    Rule("unix-not-listening", _not_listening, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-unread", _unread, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-unsent", _unsent, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-half-shut", _half_shut, Action.HANGUP, Verdict.HANDLED),

@@ -82,7 +82,8 @@ class PathFinder:
     def _lead(self, root: int, path: bytes, ns: int, wanted: list[FileId]) -> FileId | None:
         """The file that `path` leads to below `root`, if it is the wanted one."""
         try:
-            fd = fscalls.openat2(root, path, os.O_PATH, RESOLVE_IN_ROOT)
+            # A link at the end is not followed: at restore nobody follows one to connect either.
+            fd = fscalls.openat2(root, path, os.O_PATH | os.O_NOFOLLOW, RESOLVE_IN_ROOT)
         except OSError:
             return None
         try:

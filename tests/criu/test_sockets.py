@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -501,3 +503,97 @@ def test_an_image_directory_that_others_can_write_is_refused_before_the_dump(
     assert done.code != 0
     assert "the image directory belongs to uid 0 and has mode 0770" in done.err
     assert puppet.ask("_ = 3") == 3
+
+
+def test_a_connection_inherited_from_an_outside_server_leaves_its_socket_file(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """The accepted end has the name of a listener outside; criu would unlink that file at restore."""
+    with listening(place / "hand.sock") as hand, listening(place / "service.sock") as service:
+        connect(puppet, str(place / "hand.sock"))
+        with accept(hand) as handed, socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(place / "service.sock"))
+            with accept(service) as accepted:
+                socket.send_fds(handed, [b"a"], [accepted.fileno()])
+            puppet.ask(
+                "_, f, _, _ = socket.recv_fds(c, 1, 1); a = socket.socket(fileno=f[0]); c.close(); _ = None"
+            )
+            checkpoint.cycle(puppet)
+        with socket.socket(socket.AF_UNIX) as again:
+            again.connect(str(place / "service.sock"))
+
+
+def test_a_reply_that_comes_while_memory_is_dumped_is_a_veto(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """criu has looked at the queue by then: the bytes would be in no image."""
+    with listening(place / "server.sock") as server:
+        connect(puppet, str(place / "server.sock"))
+        with accept(server) as connection:
+            thread = threading.Thread(target=write_when, args=(connection, checkpoint.images, "pages-1.img"))
+            thread.start()
+            puppet.ask("ballast = bytearray(os.urandom(1 << 20)) * 300; _ = None")
+            dumped = checkpoint.dump(puppet)
+            thread.join()
+            if dumped.code == 0:
+                pytest.fail(f"the bytes are lost: {dumped.out}")
+            assert dumped.code == 7, dumped
+            assert "of which criu saved 0" in dumped.err
+            assert puppet.ask("_ = c.recv(10)") == b"reply"
+
+
+def write_when(connection: socket.socket, images: Path, name: str) -> None:
+    """Write as soon as criu has begun to write memory."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if (images / name).exists() and (images / name).stat().st_size > 1 << 20:
+            connection.send(b"reply")
+            return
+        time.sleep(0.001)
+
+
+def test_a_server_that_no_longer_listens_is_hung_up(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    with listening(place / "server.sock") as server:
+        connect(puppet, str(place / "server.sock"))
+        connection = accept(server)
+    with connection:
+        plan = externalize(puppet.pid, "--dry-run", "--json").json
+        assert [one["rule"] for one in plan["sockets"]] == ["unix-not-listening"]
+        checkpoint.cycle(puppet)
+    assert puppet.ask("_ = c.recv(1)") == b""
+
+
+def test_a_record_without_bytes_is_refused_unharmed(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    with listening(place / "server.sock", socket.SOCK_SEQPACKET) as server:
+        connect(puppet, str(place / "server.sock"), "SOCK_SEQPACKET")
+        with accept(server) as connection:
+            connection.send(b"")
+            assert checkpoint.dump(puppet).code == 7
+            assert puppet.ask("_ = c.recv(10)") == b""
+            for record in (b"one", b"", b"3"):
+                connection.send(record)
+            refused = checkpoint.dump(puppet)
+            assert refused.code == 7, refused
+            assert "a record without bytes is queued" in refused.err
+            assert [puppet.ask("_ = c.recv(10)") for _ in range(3)] == [b"one", b"", b"3"]
+
+
+def test_credentials_that_nobody_recorded_are_not_guessed(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """Connected as root, not accepted, then privileges dropped: the server would see root, later the user."""
+    puppet.directory.chmod(0o777)
+    with listening(place / "server.sock") as server:
+        connect(puppet, str(place / "server.sock"))
+        puppet.ask(f"os.setresuid({USER}, {USER}, {USER})")
+        refused = checkpoint.dump(puppet)
+        assert refused.code == 7, refused
+        assert "unix-no-credentials" in refused.out
+        with accept(server) as connection:
+            assert seen(connection).uid == 0
+            puppet.ask("c.send(b'as before')")
+            assert connection.recv(10) == b"as before"

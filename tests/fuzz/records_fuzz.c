@@ -76,6 +76,7 @@ static int round_of(const uint8_t *valid, size_t size, uint32_t magic, int repai
 	ret = ez_file_parse(data, len, magic, &file);
 	if (ret) {
 		free(data);
+		ez_file_free(&file); /* as the plugin does at its end: nothing may be left to free twice */
 		return 0;
 	}
 	use(&file, magic);

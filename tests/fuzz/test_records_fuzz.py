@@ -16,7 +16,7 @@ ROUNDS = 200_000
 def test_no_damage_makes_the_parser_read_outside_a_record(build_directory: Path) -> None:
     records = [
         RestoreRecord(7, 1, b"/run/server.sock", 1234, 1235, (1, 2, 3), (0, 0), SocketFile(5, 6, 0, 0)),
-        RestoreRecord(8, 5, b"\0abstract", 0, 0, (), None, None, OwnName(b"/run/own", 0o600, 1, 2, True)),
+        RestoreRecord(8, 5, b"\0abstract", 0, 0, (), None, None, OwnName(b"/run/own", 0o600, 1, 2)),
         RestoreRecord(9, 1, b"/" + b"x" * 4000, 0, 0, tuple(range(200)), (1, 1), None, OwnName(b"\0\0001")),
     ]
     files = [build_directory / "restore.bin", build_directory / "policy.bin"]

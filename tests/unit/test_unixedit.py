@@ -51,9 +51,13 @@ def inodes(image: FilesImage) -> list[int]:
 
 def test_a_hangup_is_a_socket_whose_peer_has_closed(images: int) -> None:
     image = write(images, entry(1, 10, 99, uflags=USK_CALLBACK), entry(2, 99, state=10, uflags=USK_EXTERN))
+    named = image.entries[0].usk
+    named.name, named.deleted, named.name_dir = b"/run/of-a-living-server", True, "/"
     unixedit.apply(image, {10: Action.HANGUP})
     (usk,) = image.unix_sockets()
     assert (usk.state, usk.shutdown, usk.peer, usk.uflags) == (1, 3, 0, 0)
+    # criu would unlink the file of any name in the images.
+    assert (usk.name, usk.HasField("deleted"), usk.HasField("name_dir")) == (b"", False, False)
     assert unixedit.lint(image, [], []) == []
 
 

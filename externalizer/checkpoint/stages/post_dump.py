@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
+from typing import Any
 
 from externalizer.checkpoint import installation, registry
 from externalizer.checkpoint.artifacts import PLAN_FILE
@@ -53,8 +55,10 @@ def run(pid: int, images: int) -> None:
         for usk in files.own_sockets()
         if usk.ino in planned and planned[usk.ino].action is Action.RECONNECT
     ]
+    packets = criu_images.queued_packets(images)
+    _queues_as_planned(files, packets, plan)
     unixedit.apply(files, {socket.ino: socket.action for socket in plan.sockets})
-    problems = unixedit.lint(files, criu_images.queued_packets(images), [record.ino for record in records])
+    problems = unixedit.lint(files, packets, [record.ino for record in records])
     if problems:
         raise Refused("criu could not restore these images rightly: " + "; ".join(problems),
                       hint="dump again; if it persists, please report it")  # fmt: skip
@@ -90,6 +94,24 @@ def _seen(images: int) -> dict[int, Seen]:
         return {one.ino: one for one in unpack_seen(raw or b"")}
     except RecordDamaged as error:
         raise Refused(str(error)) from error
+
+
+def _queues_as_planned(files: criu_images.FilesImage, packets: Sequence[Any], plan: Plan) -> None:
+    """What criu saved of each queue is what is queued now: the other end runs on and may have written.
+
+    criu looks at queues early, and stops at a record without bytes. unix_diag counts the bytes of all
+    records, of a datagram socket those of the first.
+    """
+    ids = {usk.ino: usk.id for usk in files.own_sockets()}
+    for socket in plan.sockets:
+        lengths = [packet.length for packet in packets if packet.id_for == ids[socket.ino]]
+        saved = sum(lengths[:1] if socket.type == "dgram" else lengths)
+        if saved != socket.queued:
+            raise Refused(
+                f"unix socket {socket.ino} has {socket.queued} unread bytes, of which criu saved {saved}",
+                why="its peer wrote while the tree was dumped, or a record without bytes is queued",
+                hint="dump again; if it persists, let the program read its queue first",
+            )
 
 
 def _all_decided(files: criu_images.FilesImage, plan: Plan, seen: dict[int, Seen]) -> None:

@@ -70,12 +70,17 @@ def _check_directory(images: int) -> None:
 
 
 def _check_options(criu: int) -> None:
-    if b"--lazy-pages" in procfs.cmdline(criu):
+    if any(_is_lazy_pages(word) for word in (*procfs.cmdline(criu), *identity.config_words(criu))):
         raise Refused(
             "criu dump was given --lazy-pages",
             why="criu then ignores a refusal after the dump and leaves the tree stopped",
             hint="dump without it",
         )
+
+
+def _is_lazy_pages(word: bytes) -> bool:
+    """getopt_long(3) takes every unambiguous beginning; none of criu's other options begins with --la."""
+    return word.startswith(b"--la") and b"--lazy-pages".startswith(word)
 
 
 def _mounts_as_planned(registered: Plan, now: Plan) -> None:
