@@ -78,14 +78,6 @@ def _pid_of(out: str) -> int:
     return int(out.rsplit("pid ", 1)[1])
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    for path in (tmp_path, *tmp_path.parents):
-        if not path.stat().st_mode & 0o001:
-            path.chmod(path.stat().st_mode | 0o011)
-    return tmp_path
-
-
 @pytest.mark.parametrize("plain", [True, False], ids=["criu with our files", "wrapper"])
 def test_a_container_is_right_after_the_restore(
     place: Path, container: MakeContainer, criu_binary: str, plain: bool

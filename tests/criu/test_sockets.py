@@ -31,28 +31,6 @@ USER, GROUP, EXTRA = 1234, 1235, (777, 778)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A short path that other users can enter."""
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o001:
-            path.chmod(path.stat().st_mode | 0o011)
-    return tmp_path
-
-
-@pytest.fixture
-def checkpoint(criu_binary: str, place: Path) -> Checkpoint:
-    return Checkpoint(criu_binary, place)
-
-
-@pytest.fixture
-def puppet(place: Path) -> Iterator[Puppet]:
-    adopt_orphans()
-    one = Puppet(place / "puppet")
-    yield one
-    one.end()
-
-
-@pytest.fixture
 def user(place: Path) -> Iterator[Puppet]:
     """A puppet that is not root and has supplementary groups."""
     adopt_orphans()

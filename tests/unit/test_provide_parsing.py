@@ -52,7 +52,7 @@ def test_versions_compare_by_number_not_by_text() -> None:
 
 
 def _target(
-    *, uri: str = "http://mirror/debian/", component: str = "main", origin: str = "Debian", entry: str
+    *, uri: str = "http://mirror/archive/", component: str = "main", origin: str = "Debian", entry: str
 ) -> str:
     return "\t".join((uri, "bookworm", component, origin, "Debian", "bookworm", entry))
 
@@ -81,7 +81,7 @@ def test_only_debian_sources_are_taken_and_their_components_joined(sources: Path
         "no target",
     ]
     (source,) = debian.debian_sources("\n".join(lines))
-    assert (source.uri, source.components) == ("http://mirror/debian/", ("main", "contrib"))
+    assert (source.uri, source.components) == ("http://mirror/archive/", ("main", "contrib"))
 
 
 def test_keys_are_carried_over_and_trust_without_keys_is_not(sources: Path) -> None:
