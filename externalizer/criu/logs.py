@@ -90,8 +90,10 @@ CATALOGUE = (
     ),
 )
 
-# What criu itself prints, and our plugin through it; a name with a newline seldom continues like that.
-_CRIUS = re.compile(r"\(\d+\.\d+\)\s+(?:\d+: )?(?:Error \(|externalizer: )")
+# What criu itself prints, and our plugin through it: in a log behind a time, on stderr bare. In the former form
+# a name with a newline seldom goes on.
+_TIMED = re.compile(r"\(\d+\.\d+\)\s+(?:\d+: )?(?:Error \(|externalizer: )")
+_UNTIMED = re.compile(r"(?:\d+: )?(?:Error \(|externalizer: )")
 # Noise that stands in good logs too, or only repeats that something failed.
 _HARMLESS = re.compile(
     r"rlimit: Can't setup RLIMIT_NOFILE|kdat cache|One of more action scripts failed|exited, status="
@@ -157,7 +159,7 @@ def told(raw: bytes, secret: str | None = None) -> Told:
             refusals.append(reason)
         elif _HARMLESS.search(text):
             continue
-        elif message is not None or _CRIUS.match(text):
+        elif message is not None or _TIMED.match(text) or (secret is None and _UNTIMED.match(text)):
             lines.append(text)
             causes |= {known: None for known in CATALOGUE if re.search(known.pattern, text)}
     return Told(tuple(refusals), tuple(causes), tuple(lines[:10]))

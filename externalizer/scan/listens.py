@@ -6,6 +6,8 @@ or the other half of a socketpair may have been bound later: then nobody can be 
 
 from __future__ import annotations
 
+import re
+
 from externalizer.errors import TargetGone
 from externalizer.kernel import namespaces, procfs
 from externalizer.model.snapshot import Snapshot
@@ -13,39 +15,48 @@ from externalizer.model.socket import Peer, UnixSocket
 
 _ACCEPTS = 0x10000  # __SO_ACCEPTCON, include/linux/net.h
 
+# What stands before a name (unix_seq_show in net/unix/af_unix.c). Names are written raw: they may hold
+# newlines and spaces at both ends, so that neither lines nor words tell where one ends.
+_HEAD = re.compile(
+    rb"^[0-9a-f]+: [0-9A-F]{8} [0-9A-F]{8} ([0-9A-F]{8}) [0-9A-F]{4} [0-9A-F]{2} +[0-9]+(?: |$)", re.MULTILINE
+)
+
 
 class Listens:
     """Reads each net namespace at most once."""
 
     def __init__(self) -> None:
-        self._names: dict[int, frozenset[bytes]] = {}
+        self._names: dict[int, frozenset[bytes] | None] = {}
 
     def at(self, snapshot: Snapshot, sock: UnixSocket, peer: Peer) -> bool:
         """Whether a socket listens at the peer's name, in a net namespace of the client or of the server.
 
-        True for datagram sockets and nameless peers, which nobody would connect to as a stream.
+        True for datagram sockets and nameless peers, which nobody would connect to as a stream, and where
+        no table could be read: nothing shows then that nobody listens.
         """
         if not peer.name or sock.type == 2:  # SOCK_DGRAM
             return True
         pids = [ref.tid for ref in sock.holders[:1]] + ([peer.pid] if peer.pid else [])
         # The kernel writes a zero byte of a name as @ (unix_seq_show in net/unix/af_unix.c).
         name = peer.name.replace(b"\0", b"@")
-        return any(name in self._of(pid) for pid in pids)
+        tables = [table for table in map(self._of, pids) if table is not None]
+        return not tables or any(name in table for table in tables)
 
-    def _of(self, pid: int) -> frozenset[bytes]:
+    def _of(self, pid: int) -> frozenset[bytes] | None:
         try:
             ns = namespaces.inode(pid, "net")
             if ns not in self._names:
                 self._names[ns] = _listening(procfs.read(pid, "net/unix"))
             return self._names[ns]
         except (TargetGone, OSError):
-            return frozenset()
+            return None
 
 
 def _listening(table: bytes) -> frozenset[bytes]:
-    names = set()
-    for line in table.split(b"\n")[1:]:
-        fields = line.split(None, 7)  # Num RefCount Protocol Flags Type St Inode Path
-        if len(fields) == 8 and int(fields[3], 16) & _ACCEPTS:
-            names.add(fields[7])
-    return frozenset(names)
+    heads = list(_HEAD.finditer(table))
+    ends = [head.start() for head in heads[1:]] + [len(table)]
+    return frozenset(
+        table[head.end() : end].removesuffix(b"\n")
+        for head, end in zip(heads, ends, strict=True)
+        if int(head[1], 16) & _ACCEPTS
+    )

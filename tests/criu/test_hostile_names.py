@@ -89,6 +89,22 @@ def test_a_dump_and_a_restore_of_hostile_names(
                 assert connection.recv(10) == str(number).encode()
 
 
+def test_other_processes_names_disturb_nothing(puppet: Puppet, place: Path, short: Path) -> None:
+    """Neither the programs outside nor their sockets have to do with the tree; tables of the kernel show them."""
+    forged = (
+        b"\n0000: 00000002 00000000 00010000 0001 01 1 " + os.fsencode(short) + b"/real\na b c zz e f g h"
+    )
+    with ExitStack() as stack:
+        for name in (os.fsencode(short) + b"/x" + forged[:60], b"\0" + forged, b"\0\n" + b"1 " * 40):
+            stack.enter_context(listening(os.fsdecode(name)))
+        with listening(short / "real") as server:
+            puppet.ask(f"c = socket.socket(socket.AF_UNIX); c.connect({str(short / 'real')!r})")
+            with accept(server):
+                planned = run(puppet.pid, "--dry-run", "--json")
+                assert planned.code == 0, planned
+                assert [one["action"] for one in planned.json["sockets"]] == ["reconnect"]
+
+
 def test_failures_show_nothing_raw_either(
     puppet: Puppet, checkpoint: Checkpoint, place: Path, short: Path
 ) -> None:
