@@ -90,8 +90,8 @@ CATALOGUE = (
     ),
 )
 
-# What criu itself prints, and our plugin through it: in a log behind a time, on stderr bare. In the former form
-# a name with a newline seldom goes on.
+# What criu itself prints, and our plugin through it: in a log behind a time, on stderr bare. A name with a
+# newline seldom goes on like the former.
 _TIMED = re.compile(r"\(\d+\.\d+\)\s+(?:\d+: )?(?:Error \(|externalizer: )")
 _UNTIMED = re.compile(r"(?:\d+: )?(?:Error \(|externalizer: )")
 # Noise that stands in good logs too, or only repeats that something failed.

@@ -80,5 +80,5 @@ def test_two_installers_take_turns(prefix: Path) -> None:
     results = [run.communicate(timeout=300) for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     waited = ["waiting for it" in errors for _, errors in results]
-    assert sorted(waited) == [False, True]
+    assert any(waited)  # both, if the lock is asked for while apt-get of the first still holds it
     assert _store(prefix) == ["criu", "criu"]
