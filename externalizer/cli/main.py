@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -81,6 +82,8 @@ def run() -> None:
     """The console script."""
     try:
         code = main(sys.argv[1:])
+        # All is done and said: ^C while Python winds up must not change what the exit status tells.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output is gone (`externalize 1 | head`): no error of ours, nothing to tell it.
