@@ -37,6 +37,10 @@ class Started:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
+    def said(self) -> str:
+        """What it has printed on stdout until now."""
+        return self._out.read_text()
+
     def finish(self) -> Ran:
         """Wait for its end."""
         code = self._process.wait(timeout=90)

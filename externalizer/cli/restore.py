@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 
 from externalizer.checkpoint import restore as checkpoint
@@ -67,8 +68,10 @@ def _check_pidfile(pidfile: str | None) -> None:
 
 def _wait(pid: int) -> int:
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         status = checkpoint.wait(pid)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(f"externalize: no longer waiting; pid {pid} runs on", file=sys.stderr)
         return ExitCode.INTERRUPTED
     common.note(f"pid {pid} has ended with status {status}")

@@ -103,26 +103,30 @@ def run(
 
     `variables` are for criu and its action-scripts. criu is in a process group of its own, unless
     `keep_terminal`, which --shell-job needs: ^C is ours to handle. `watch` is entered while criu runs; it may
-    start threads, for by then nothing is forked any more. Raises Interrupted if criu failed after ^C.
+    start threads, for by then nothing is forked any more. Raises Interrupted if criu failed after ^C. After
+    success SIGINT is ignored, lest the result be lost: whoever waits for more sets a handler again.
     """
     extra = {**shim.preload_environment(criu.path), **variables}
     process = _start(
         [criu.path, *words], criu_environment(extra), pass_fds,
         keep_terminal=keep_terminal, may_fail_writes=may_fail_writes,
     )  # fmt: skip
+    interrupted = False
+    before = signal.getsignal(signal.SIGINT)
     try:
         # Not Popen.wait, which lets a child go on for a quarter of a second after ^C.
         with watch():
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        return process.wait()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        status = process.wait()
     except KeyboardInterrupt:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # further ones have nothing to add
-    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # further ones have nothing to add
+        interrupted = True
         status = _interrupted(process, on_interrupt)
-    finally:
-        signal.signal(signal.SIGINT, before)
     if status:
-        raise Interrupted
+        signal.signal(signal.SIGINT, before)
+        if interrupted:
+            raise Interrupted
     return status
 
 

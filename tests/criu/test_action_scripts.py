@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -126,6 +127,29 @@ def test_it_may_take_its_time_and_ctrl_c_ends_it(puppet: Puppet, checkpoint: Che
     health.check()
     assert checkpoint.restore().code == 2
     checkpoint.cycle(puppet)
+
+
+def test_ctrl_c_comes_too_late_once_the_tree_runs_again(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """It does not change what the command tells. While it only waits for the tree, ^C ends the waiting."""
+    assert checkpoint.dump(puppet).code == 0
+    puppet.reap()
+    hold = f"[ $stage != post-resume ] || {{ touch {place}/held; until [ -e {place}/go ]; do :; done; }}"
+    command = Started(place, "restore", "-D", checkpoint.images, *options(Script(place, action=hold)))
+    wait_for(lambda: (place / "held").exists())
+    command.interrupt()
+    assert puppet.ask("_ = 1") == 1
+    (place / "go").touch()
+    wait_for(lambda: "restored, the tree's root is" in command.said())
+    assert not command.ended()
+    while not command.ended():  # it may not wait yet when it has said so
+        command.interrupt()
+        time.sleep(0.01)
+    done = command.finish()
+    assert done.code == 130
+    assert f"no longer waiting; pid {puppet.pid} runs on" in done.err
+    assert puppet.ask("_ = 2") == 2
 
 
 def test_on_criu_s_own_command_line_it_runs_before_ours_and_our_log_says_so(
