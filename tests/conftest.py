@@ -55,8 +55,8 @@ def container(build_directory: Path, tmp_path: Path) -> Callable[..., Container]
     """Makes a Container below tmp_path: `with container(command, binds=…, uid=…) as c`."""
     program = compile_program("contain.c", build_directory / "contain")
 
-    def make(*args: object, **options: object) -> Container:
-        return Container(program, tmp_path, *args, **options)  # type: ignore[arg-type]
+    def make(*args: Any, **options: Any) -> Container:
+        return Container(program, tmp_path, *args, **options)
 
     return make
 

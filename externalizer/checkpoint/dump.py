@@ -84,7 +84,18 @@ def check_scripts(scripts: Sequence[str]) -> None:
 
 
 def _check_unused(dirfd: int, images: bytes) -> None:
-    """Refuse a directory whose images may be all that is left of a tree. Raises UsageError."""
+    """Refuse a directory of something else, or with images that may be all that is left of a tree.
+
+    Raises UsageError. An image directory holds no directories: `-D /` would strew hundreds of files.
+    """
+    with os.scandir(dirfd) as entries:
+        below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    if below:
+        raise UsageError(
+            f"{printable(images)} holds directories, such as {printable(os.fsencode(min(below)))}",
+            why="it does not look like a directory for images, and criu writes many files into it",
+            hint="give a new or an empty directory",
+        )
     names = os.listdir(dirfd)
     if _COMPLETE in names or (PLAN_FILE in names and not _target_lives(dirfd)):
         raise UsageError(

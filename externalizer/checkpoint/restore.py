@@ -22,12 +22,14 @@ from externalizer.checkpoint.dump import check_scripts, script_variables
 from externalizer.checkpoint.outcome import explained
 from externalizer.checkpoint.progress import following
 from externalizer.criu import command, config, logs, pages
-from externalizer.criu.images import ImageDamaged
+from externalizer.criu.images import ImageDamaged, read_file
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import RestoreFailed, UsageError
 from externalizer.kernel import fserrors, procfs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model import plan as model
+from externalizer.model.finding import Action
+from externalizer.model.record import RESTORE_FILE, RecordDamaged, restore_inodes
 from externalizer.model.text import printable
 
 LOG = "restore.log"
@@ -65,6 +67,7 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
                 hint="dump with `externalize dump`, or with criu and the dump.conf of `externalize PID`",
             )
         _check_memory(dirfd)
+        _check_records(dirfd, plan)
         return _run(dirfd, images, criu, options, plan, progress)
     finally:
         os.close(dirfd)
@@ -79,6 +82,24 @@ def _check_memory(dirfd: int) -> None:
         raise RestoreFailed(
             f"the images are not complete: {problem}",
             why="criu would not see that and never come to an end",
+            hint="copy the image directory again, whole",
+        )
+
+
+def _check_records(dirfd: int, plan: model.Plan) -> None:
+    """What the plugin would refuse in the middle of the restore, told before it. Raises RestoreFailed."""
+    wanted = {socket.ino for socket in plan.sockets if socket.action is Action.RECONNECT}
+    try:
+        recorded = restore_inodes(read_file(dirfd, RESTORE_FILE)) if wanted else frozenset()
+        problem = f"sockets {sorted(wanted - recorded)} have no record" if wanted - recorded else ""
+    except ImageDamaged as error:
+        problem = error.what
+    except RecordDamaged as error:
+        problem = str(error)
+    if problem:
+        raise RestoreFailed(
+            f"{RESTORE_FILE} in the image directory can't be used: {problem}",
+            why="it says how the sockets are connected again",
             hint="copy the image directory again, whole",
         )
 

@@ -114,12 +114,6 @@ def _nobody(sock: UnixSocket) -> Peer:
     return Peer(sock.peer_ino, None, None, b"", "", b"", None, b"", None, None)
 
 
-def opener(snapshot: Snapshot, sock: UnixSocket) -> int | None:
-    """The pid of the process that criu has restore the socket: of its holders the one with the lowest pid."""
-    holders = [snapshot.task(ref.tid) for ref in sock.holders]
-    return min(holders, key=lambda task: task.vpid).tgid if holders else None
-
-
 def _own_credentials(snapshot: Snapshot, sock: UnixSocket, creator: int | None) -> Credentials | None:
     """The credentials that the server must have recorded, where that record can't be read.
 
@@ -127,19 +121,19 @@ def _own_credentials(snapshot: Snapshot, sock: UnixSocket, creator: int | None) 
     had that uid, too (the owner of its inode). A worker's connection that its root master also holds, or one
     made before privileges were dropped, tells nothing.
     """
-    found = set()
-    for ref in sock.holders:
+    found: dict[tuple[int, int, tuple[int, ...]], Credentials] = {}
+    for pid in {snapshot.task(ref.tid).tgid for ref in sock.holders}:
         try:
-            held = credentials.of_process(snapshot.task(ref.tid).tgid)
-            if not credentials.is_settled(held.pid):
+            held = credentials.of_process(pid)
+            if not credentials.is_settled(pid):
                 return None
         except TargetGone:
             return None
-        found.add((held.uid, held.gid, tuple(sorted(held.groups))))
-    pid = opener(snapshot, sock)
-    if pid is None or len(found) != 1 or next(iter(found))[0] != creator:
+        found[held.uid, held.gid, tuple(sorted(held.groups))] = held
+    if len(found) != 1:
         return None
-    return credentials.of_process(pid)
+    (held,) = found.values()
+    return held if held.uid == creator else None
 
 
 def _inside(snapshot: Snapshot, sock: UnixSocket) -> _Inside:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from externalizer.errors import NoAccess
-from externalizer.kernel import procfs
-
 # <linux/capability.h>; the numbers are the ABI
 NUMBERS = {
     "CAP_CHOWN": 0,
@@ -26,12 +23,6 @@ NUMBERS = {
 }
 
 
-def of(pid: int) -> frozenset[str]:
-    """The names in `NUMBERS` of the effective capabilities of a task. Raises TargetGone."""
-    mask = int(procfs.status(pid).get("CapEff", "0"), 16)
-    return frozenset(name for name, number in NUMBERS.items() if mask >> number & 1)
-
-
 def effective() -> frozenset[str]:
     """Our own, of the calling thread."""
     mask = 0
@@ -40,9 +31,3 @@ def effective() -> frozenset[str]:
             if line.startswith("CapEff:"):
                 mask = int(line.split()[1], 16)
     return frozenset(name for name, number in NUMBERS.items() if mask >> number & 1)
-
-
-def require(name: str, purpose: str) -> None:
-    """Raise NoAccess unless we have the capability; `purpose` completes "needed to …"."""
-    if name not in effective():
-        raise NoAccess(f"{name} is missing", why=f"it is needed to {purpose}", hint="run as root")

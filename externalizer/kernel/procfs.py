@@ -101,11 +101,6 @@ def status(pid: int) -> dict[str, str]:
     return found
 
 
-def nspid(pid: int) -> tuple[int, ...]:
-    """The numbers of a task from our pid namespace down to its own (NSpid, Linux 4.1). Raises TargetGone."""
-    return tuple(int(number) for number in status(pid).get("NSpid", str(pid)).split())
-
-
 def boot_id() -> str:
     """A number that is new at each boot."""
     with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:

@@ -147,7 +147,9 @@ def restore_inodes(raw: bytes) -> frozenset[int]:
         raise RecordDamaged(f"{RESTORE_FILE} is damaged or of another version")
     inodes, at = set(), HEAD.size
     for _ in range(count):
+        if len(raw) - at < RESTORE.size:
+            raise RecordDamaged(f"{RESTORE_FILE} has fewer records than it says")
         fields = RESTORE.unpack_from(raw, at)
         inodes.add(fields[3])
-        at += fields[2]
+        at += max(fields[2], RESTORE.size)
     return frozenset(inodes)

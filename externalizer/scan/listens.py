@@ -11,7 +11,7 @@ import re
 from externalizer.errors import TargetGone
 from externalizer.kernel import namespaces, procfs
 from externalizer.model.snapshot import Snapshot
-from externalizer.model.socket import Peer, UnixSocket
+from externalizer.model.socket import Peer, SockType, UnixSocket
 
 _ACCEPTS = 0x10000  # __SO_ACCEPTCON, include/linux/net.h
 
@@ -34,7 +34,7 @@ class Listens:
         True for datagram sockets and nameless peers, which nobody would connect to as a stream, and where
         no table could be read: nothing shows then that nobody listens.
         """
-        if not peer.name or sock.type == 2:  # SOCK_DGRAM
+        if not peer.name or sock.type == SockType.DGRAM:
             return True
         pids = [ref.tid for ref in sock.holders[:1]] + ([peer.pid] if peer.pid else [])
         # The kernel writes a zero byte of a name as @ (unix_seq_show in net/unix/af_unix.c).

@@ -48,6 +48,13 @@ class TestDump:
         self.refused(puppet, place, place / "missing" / "new", "does not exist")
         self.refused(puppet, place, "", "is no path of a directory")
 
+    def test_what_holds_directories(self, puppet: Puppet, place: Path) -> None:
+        (place / "home" / "somebody").mkdir(parents=True)
+        self.refused(
+            puppet, place, place / "home", "holds directories, such as somebody", "an empty directory"
+        )
+        self.refused(puppet, place, "/", "holds directories")
+
     def test_a_complete_dump(self, puppet: Puppet, checkpoint: Checkpoint, place: Path) -> None:
         assert checkpoint.dump(puppet, "--leave-running").code == 0
         told = "holds a complete dump", "the older one would be lost", "give another directory"

@@ -131,7 +131,7 @@ def test_the_hook_or_criu_is_killed_while_the_hook_runs(
             assert done.code == 8, (victim, done)
             assert told in done.err, (victim, done)
             assert "the process runs on" in done.err
-            wait_for(lambda python=python: gone(python))  # type: ignore[misc]
+            wait_for(lambda python=python: gone(python))
             client.check()
     dump_and_restore(client, checkpoint)
 
@@ -161,7 +161,7 @@ def test_the_command_is_killed_while_it_dumps(
             os.kill(criu, signal.SIGCONT)
             kill(command.pid)
             assert command.finish().code == -signal.SIGKILL
-            wait_for(lambda criu=criu: gone(criu))  # type: ignore[misc]
+            wait_for(lambda criu=criu: gone(criu))
             assert "was interrupted or killed" in checkpoint.log("dump.log"), moment
             client.check()
     dump_and_restore(client, checkpoint)
@@ -240,7 +240,7 @@ def test_a_kill_while_restoring(
             kill({"criu": criu, "task": one, "command": command.pid}[victim])
         done = command.finish()
         assert done.code == {"command": -9, "^C": 130}.get(victim, 9), (moment, done)
-        wait_for(lambda criu=criu: gone(client.puppet.pid) and gone(criu))  # type: ignore[misc]
+        wait_for(lambda criu=criu: gone(client.puppet.pid) and gone(criu))
     restored_after_all(client, checkpoint, before)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ from puppets import (
     externalize,
     in_new_netns,
     listening,
+    reap_orphans,
     seen,
     state,
 )
@@ -313,9 +315,17 @@ def test_a_bad_record_file_is_a_veto_with_a_message(
             path.write_bytes(raw[:-9])
         else:
             path.write_bytes(raw[:60] + bytes([raw[60] ^ 1]) + raw[61:])
-        failed = checkpoint.restore()
+        failed = checkpoint.restore()  # the wrapper notices before it starts criu
         assert failed.code == 9, failed
-        assert "externalizer-restore.bin" in failed.err
+        assert "externalizer-restore.bin in the image directory can't be used" in failed.err
+        static = place / "static.conf"
+        plan = json.loads((checkpoint.images / "externalizer-plan.json").read_text())
+        static.write_text("".join(f"{option} {value}\n" for option, value in plan["restore_options"]))
+        vetoed = checkpoint._criu("restore", "-d", "-o", "restore.log", "--config", static)
+        assert vetoed.code != 0
+        assert "externalizer: socket" in vetoed.err
+        assert "externalizer-restore.bin" in vetoed.err
+        reap_orphans()
         assert not alive(user.pid)
         path.write_bytes(raw)
         path.chmod(0o600)

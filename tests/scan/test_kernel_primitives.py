@@ -167,14 +167,9 @@ except NoAccess as error:
 def test_capabilities_by_name() -> None:
     mask = int(oracle.status(os.getpid(), os.getpid())["CapEff"][0], 16)
     mine = capabilities.effective()
-    assert mine == capabilities.of(os.getpid())
     for name, number in capabilities.NUMBERS.items():
         assert (name in mine) == bool(mask >> number & 1)
     assert "CAP_SYS_PTRACE" in mine
-    capabilities.require("CAP_SYS_PTRACE", "test")
-    program = "os.setresuid(65534, 65534, 65534); ready()"
-    with Child(program) as child:
-        assert capabilities.of(child.pid) == frozenset()
 
 
 def test_capability_numbers_are_the_kernels() -> None:
@@ -197,9 +192,8 @@ def test_procfs_reads() -> None:
         assert procfs.stat(child.pid).ppid == os.getpid()
         assert procfs.starttime(child.pid) == int(oracle.stat_fields(child.pid, child.pid)[19])
         assert procfs.cmdline(child.pid)[:2] == (sys.executable.encode(), b"-c")
-        assert procfs.nspid(child.pid) == (child.pid,)
         assert not procfs.stat(child.pid).is_kernel_thread
-    for read in (procfs.comm, procfs.stat, procfs.cmdline, procfs.nspid, procfs.starttime):
+    for read in (procfs.comm, procfs.stat, procfs.cmdline, procfs.starttime):
         with pytest.raises(TargetGone):
             read(child.pid)
     assert procfs.is_own()

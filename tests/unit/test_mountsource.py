@@ -99,13 +99,11 @@ def dead_server(tmp_path: Path) -> Iterator[Path]:
 def test_a_dead_file_server_does_not_hold_us_up(target: Container, dead_server: Path, tmp_path: Path) -> None:
     data = _mount_at(target.pid, b"/a b/data")
     verifier = Verifier(target.pid, 0.3)
-    start = time.monotonic()
+    # It comes back at all: without the deadline the test's time-out would end it.
     assert verifier.verify(_need(data, dead_server, tmp_path / "data")) is None
-    assert 0.3 <= time.monotonic() - start < 5
     assert verifier.hung == {data.dev}
-    start = time.monotonic()
+    # Not tried again: alone, the second candidate is the right one.
     assert verifier.verify(_need(data, tmp_path / "data")) is None
-    assert time.monotonic() - start < 0.3
     elsewhere = replace(data, dev=data.dev + 1)
     assert verifier.verify(_need(elsewhere, tmp_path / "data")) is not None
 

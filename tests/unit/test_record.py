@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,12 @@ def test_seen_records_are_read_until_the_damage() -> None:
     with pytest.raises(RecordDamaged, match="damaged"):
         list(record.unpack_seen(b"\0" * record.SEEN.size))
     assert list(record.unpack_seen(b"")) == []
+
+
+def test_a_count_that_lies_is_noticed() -> None:
+    raw = bytearray(record.pack_restore([_record(5)]))
+    struct.pack_into("<I", raw, 8, 7)
+    struct.pack_into("<I", raw, 16, 0)
+    struct.pack_into("<I", raw, 16, zlib.crc32(raw))
+    with pytest.raises(RecordDamaged, match="fewer records"):
+        record.restore_inodes(bytes(raw))

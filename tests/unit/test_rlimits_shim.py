@@ -106,7 +106,7 @@ def parse(build_directory: Path) -> Callable[[bytes], list[tuple[int, int, int]]
 
     def run(text: bytes) -> list[tuple[int, int, int]]:
         done = subprocess.run([program], input=text, stdout=subprocess.PIPE, timeout=30, check=True)
-        return [tuple(map(int, line.split())) for line in done.stdout.splitlines()]  # type: ignore[misc]
+        return [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
 
     return run
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -37,9 +37,9 @@ HOST_MOUNTS = (
 ROOTFS = mount(b"/", root=b"/srv/c1")
 
 
-def view(*mounts: Mount, **changes: object) -> MountView:
+def view(*mounts: Mount, **changes: Any) -> MountView:
     plain = MountView(HOST, ROOT, mounts, HOST_MOUNTS, chrooted=False)
-    return replace(plain, **changes)  # type: ignore[arg-type]
+    return replace(plain, **changes)
 
 
 def verdicts(found: tuple[MountNeed, ...]) -> list[tuple[bytes | None, MountVerdict]]:
@@ -275,8 +275,7 @@ def test_required_is_enough_and_nothing_in_it_superfluous() -> None:
 def test_a_target_can_not_make_this_slow() -> None:
     many = [mount(b"/m/%d" % n, root=b"/srv/%d/x" % n, master=9) for n in range(10_000)]
     host = [*HOST_MOUNTS, *(mount(b"/h/%d" % n, ns=HOST) for n in range(300))]
-    start = time.process_time()
     found = judge(view(ROOTFS, *many, host=host))
     assert sum(need.verdict == MountVerdict.MUST for need in found) == 10_000
+    # Quadratic work would not end within the test's time-out.
     assert max(len(need.candidates) for need in found) == 32
-    assert time.process_time() - start < 30
