@@ -252,9 +252,17 @@ def bound_datagram(name: str) -> socket.socket:
     return log
 
 
-def reap_orphans() -> None:
-    """Wait for the tasks that a failed criu left as zombies, ours by adoption: they hold their pids."""
-    deadline = time.monotonic() + PATIENCE
+def gone(pid: int) -> bool:
+    """Whether the pid is free; ended children are waited for, a failed criu's tasks (adopted) among them."""
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG) != (0, 0):
-            assert time.monotonic() < deadline
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return not Path(f"/proc/{pid}").exists()
+
+
+def wait_gone(pid: int) -> None:
+    """Wait until the pid is free: a task that was killed holds it for a moment, and then as a zombie."""
+    deadline = time.monotonic() + PATIENCE
+    while not gone(pid):
+        assert time.monotonic() < deadline, f"process {pid} does not end"
+        time.sleep(0.001)

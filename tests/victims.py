@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -123,19 +122,6 @@ def status(pid: int, field: str) -> str:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-
-
-def reap_orphans() -> None:
-    """Wait for every child that has ended: its pid is free then."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
-def gone(pid: int) -> bool:
-    """Whether the pid is free; ended children are waited for."""
-    reap_orphans()
-    return not Path(f"/proc/{pid}").exists()
 
 
 class Holdable:

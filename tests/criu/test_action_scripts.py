@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from puppets import Checkpoint, Puppet, accept, externalize, listening
-from victims import Health, Started, gone, kill, wait_for
+from puppets import Checkpoint, Puppet, accept, externalize, listening, wait_gone
+from victims import Health, Started, kill, wait_for
 
 pytestmark = pytest.mark.criu
 
@@ -110,7 +110,7 @@ def test_its_failure_fails_the_restore(
     failed = checkpoint.restore(*options(script))
     assert failed.code == 9, failed
     assert f"the action-script failed: {script.path}" in failed.err
-    assert gone(puppet.pid)
+    wait_gone(puppet.pid)
     assert checkpoint.restore().code == 0
     assert puppet.ask("_ = 5") == 5
 
@@ -123,7 +123,7 @@ def test_it_may_take_its_time_and_ctrl_c_ends_it(puppet: Puppet, checkpoint: Che
     wait_for(lambda: (place / "pid").exists() and (place / "pid").read_text().endswith("\n"))
     command.interrupt()
     assert command.finish().code == 130
-    wait_for(lambda: gone(int((place / "pid").read_text())))
+    wait_gone(int((place / "pid").read_text()))
     health.check()
     assert checkpoint.restore().code == 2
     checkpoint.cycle(puppet)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from puppets import Checkpoint, Puppet, accept, listening
+from puppets import Checkpoint, Puppet, accept, listening, wait_gone
 from refusals import refused, registered, run, tree
-from victims import Health, gone
+from victims import Health
 
 pytestmark = pytest.mark.criu
 
@@ -179,7 +179,7 @@ class TestRestore:
             assert (
                 "the images are unchanged" in done.err or "copy the image directory again, whole" in done.err
             )
-            assert gone(dumped.pid)
+            wait_gone(dumped.pid)
             path.write_bytes(raw)
             path.chmod(mode & 0o7777)
         assert checkpoint.restore().code == 0
@@ -200,6 +200,6 @@ class TestRestore:
         for path in (place, place / "missing" / "pid", ""):
             ran = run("restore", "-d", "-D", checkpoint.images, "--pidfile", path)
             refused(ran, 2, "the pidfile", "can't be written")
-        assert gone(dumped.pid)
+        wait_gone(dumped.pid)
         assert checkpoint.restore("--pidfile", str(place / "pid")).code == 0
         assert (place / "pid").read_text() == f"{dumped.pid}\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from containers import Bind
-from puppets import Checkpoint, accept, listening
+from puppets import Checkpoint, accept, listening, wait_gone
 from test_container import MakeContainer, _pid_of, inside
-from victims import Holdable, Started, gone, held, kill, wait_for
+from victims import Holdable, Started, held, kill
 
 pytestmark = pytest.mark.criu
 
@@ -38,7 +38,7 @@ def end(command: Started, victim: str, failed: int) -> None:
     else:
         kill(criu)
     assert command.finish().code == {"criu": failed, "command": -9, "^C": 130}[victim]
-    wait_for(lambda: gone(criu))
+    wait_gone(criu)
 
 
 @pytest.mark.parametrize("victim", ["criu", "command", "^C"])

@@ -16,19 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from puppets import Checkpoint, Puppet, accept, externalize, listening
+from puppets import Checkpoint, Puppet, accept, externalize, gone, listening, wait_gone
 from victims import (
     Health,
     Holdable,
     PlainDump,
     Started,
-    gone,
     held,
     hook_copy,
     hook_of,
     kill,
     use_hook,
-    wait_for,
 )
 
 pytestmark = pytest.mark.criu
@@ -131,7 +129,7 @@ def test_the_hook_or_criu_is_killed_while_the_hook_runs(
             assert done.code == 8, (victim, done)
             assert told in done.err, (victim, done)
             assert "the process runs on" in done.err
-            wait_for(lambda python=python: gone(python))
+            wait_gone(python)
             client.check()
     dump_and_restore(client, checkpoint)
 
@@ -161,7 +159,7 @@ def test_the_command_is_killed_while_it_dumps(
             os.kill(criu, signal.SIGCONT)
             kill(command.pid)
             assert command.finish().code == -signal.SIGKILL
-            wait_for(lambda criu=criu: gone(criu))
+            wait_gone(criu)
             assert "was interrupted or killed" in checkpoint.log("dump.log"), moment
             client.check()
     dump_and_restore(client, checkpoint)
@@ -240,7 +238,8 @@ def test_a_kill_while_restoring(
             kill({"criu": criu, "task": one, "command": command.pid}[victim])
         done = command.finish()
         assert done.code == {"command": -9, "^C": 130}.get(victim, 9), (moment, done)
-        wait_for(lambda criu=criu: gone(client.puppet.pid) and gone(criu))
+        wait_gone(client.puppet.pid)
+        wait_gone(criu)
     restored_after_all(client, checkpoint, before)
 
 
@@ -257,7 +256,8 @@ def test_a_kill_while_the_hook_verifies_the_restored_tree(
         kill({"criu": criu, "stub": stub, "python": python, "command": command.pid}[victim])
     done = command.finish()
     assert done.code == {"command": -9, "^C": 130}.get(victim, 9), done
-    wait_for(lambda: gone(client.puppet.pid) and gone(criu))
+    wait_gone(client.puppet.pid)
+    wait_gone(criu)
     with accept(client.server) as connection:
         assert connection.recv(1) == b""  # it had been reconnected
     restored_after_all(client, checkpoint, before)
@@ -275,6 +275,6 @@ def test_a_hook_that_hangs_is_a_veto(client: Client, checkpoint: Checkpoint, pla
     os.kill(python, signal.SIGSTOP)
     assert criu.finish() != 0
     assert f"did not end in time, this is a veto: {stage}" in checkpoint.log("dump.log")
-    assert gone(python)
+    wait_gone(python)
     client.check()
     dump_and_restore(client, Checkpoint(checkpoint.criu, place / "puppet"))

@@ -22,9 +22,9 @@ from puppets import (
     externalize,
     in_new_netns,
     listening,
-    reap_orphans,
     seen,
     state,
+    wait_gone,
 )
 
 pytestmark = pytest.mark.criu
@@ -325,8 +325,7 @@ def test_a_bad_record_file_is_a_veto_with_a_message(
         assert vetoed.code != 0
         assert "externalizer: socket" in vetoed.err
         assert "externalizer-restore.bin" in vetoed.err
-        reap_orphans()
-        assert not alive(user.pid)
+        wait_gone(user.pid)
         path.write_bytes(raw)
         path.chmod(0o600)
         assert checkpoint.restore().code == 0
