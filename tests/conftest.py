@@ -14,7 +14,7 @@ from support import Criu, Truth, compile_program
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print how long the tests of each marker took, so that a suite that grows is seen."""
-    ours = {"criu", "packaging"}  # getini("markers") also has those of plugins
+    ours = {"criu", "matrix", "daemons", "packaging"}  # getini("markers") also has those of plugins
     seconds: dict[str, float] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
@@ -22,6 +22,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                 seconds[name] = seconds.get(name, 0.0) + getattr(report, "duration", 0.0)
     for name, total in sorted((name, total) for name, total in seconds.items() if total):
         terminalreporter.write_line(f"marker {name}: {total:.0f} s")
+
+
+@pytest.fixture(scope="session")
+def full_size() -> bool:
+    """Whether the long suites run at full size (`make matrix` and its like) or at that of CI."""
+    return os.environ.get("EXTERNALIZER_FULL_SIZE") == "1"
 
 
 @pytest.fixture(scope="session")
