@@ -16,7 +16,8 @@ _ALWAYS = {
     "externalizer.kernel.pidfd", "externalizer.kernel.procfs", "externalizer.kernel.safefs",
     "externalizer.kernel.temporary", "externalizer.kernel.unixsock",
     "externalizer.model", "externalizer.model.finding", "externalizer.model.layout",
-    "externalizer.model.mount", "externalizer.model.plan", "externalizer.model.process",
+    "externalizer.model.mount", "externalizer.model.plan", "externalizer.model.policy",
+    "externalizer.model.process",
     "externalizer.model.snapshot", "externalizer.model.socket", "externalizer.model.text",
     "externalizer.scan", "externalizer.scan.clientpath", "externalizer.scan.holders",
     "externalizer.scan.mountinfo", "externalizer.scan.mounttable", "externalizer.scan.native",
@@ -26,10 +27,11 @@ _ALWAYS = {
 # A dump plans twice: before the tree is stopped, and from the frozen tree.
 _PLANNING = {
     "externalizer.checkpoint.identity", "externalizer.checkpoint.installation",
-    "externalizer.checkpoint.mounts", "externalizer.checkpoint.registry",
+    "externalizer.checkpoint.mounts", "externalizer.checkpoint.registry", "externalizer.checkpoint.shared",
     "externalizer.checkpoint.stages.pre_dump", "externalizer.checkpoint.survey",
+    "externalizer.checkpoint.wishes",
     "externalizer.criu.installed", "externalizer.kernel.credentials", "externalizer.kernel.privatedir",
-    "externalizer.model.record", "externalizer.plan", "externalizer.plan.build",
+    "externalizer.model.record", "externalizer.plan", "externalizer.plan.build", "externalizer.plan.policy",
     "externalizer.rules", "externalizer.rules.criu_mounts", "externalizer.rules.mount_keys",
     "externalizer.rules.mount_sources", "externalizer.rules.mounts", "externalizer.rules.protocols",
     "externalizer.rules.registry", "externalizer.rules.sides", "externalizer.rules.unix_sockets",

@@ -12,10 +12,12 @@
 #include <limits.h>
 #include <linux/sockios.h>
 #include <linux/un.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -28,10 +30,12 @@
 #include "plugin.h"
 
 /*
- * A stream connect(2) waits for ever while the listener's backlog is full (unix(7)). All sockets of one
- * task together get this long; criu's own --timeout does not bound a plugin.
+ * A stream connect(2) waits for ever while the listener's backlog is full (unix(7)). All sockets of all tasks
+ * together get this long, longer only where the policy waits for a listener; criu's own --timeout does not
+ * bound a plugin.
  */
 #define CONNECT_DEADLINE_MS 10000
+#define RETRY_MS	    50 /* between looks for a listener that is waited for */
 
 struct ids {
 	uid_t ruid, euid, suid;
@@ -49,13 +53,29 @@ static long long now_ms(void)
 	return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
 }
 
-static long long remaining_ms(void)
-{
-	static long long deadline; /* of this task: criu forks every task before it opens files */
+/* When the first task began to connect. Shared by all tasks, which criu forks before they open files. */
+static _Atomic long long own_start;
+static _Atomic long long *start = &own_start;
 
-	if (!deadline)
-		deadline = now_ms() + CONNECT_DEADLINE_MS;
-	return deadline - now_ms();
+void ez_reconnect_init(void)
+{
+	void *page = mmap(NULL, sizeof(*start), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	if (page != MAP_FAILED)
+		start = page; /* else each task has a deadline of its own */
+}
+
+static long long remaining_ms(long long allowed)
+{
+	long long none = 0;
+
+	atomic_compare_exchange_strong(start, &none, now_ms());
+	return atomic_load(start) + allowed - now_ms();
+}
+
+static long long allowed_ms(const struct ez_restore *rec)
+{
+	return rec->wait_ms > CONNECT_DEADLINE_MS ? rec->wait_ms : CONNECT_DEADLINE_MS;
 }
 
 /* Raw system calls: the libc wrappers synchronise threads that don't exist here, by signals. */
@@ -129,9 +149,9 @@ static int ids_revert(const struct ids *old)
 	return ret;
 }
 
-static int connect_bounded(int fd, const struct sockaddr_un *addr, socklen_t len)
+static int connect_bounded(int fd, const struct sockaddr_un *addr, socklen_t len, long long allowed)
 {
-	long long left = remaining_ms();
+	long long left = remaining_ms(allowed);
 	struct timeval tv = { .tv_sec = left / 1000, .tv_usec = left % 1000 * 1000 };
 	const struct timeval forever = { 0 };
 
@@ -141,7 +161,7 @@ static int connect_bounded(int fd, const struct sockaddr_un *addr, socklen_t len
 		return -errno;
 	/* EINTR: a signal to criu; the connect has not happened, unix sockets have no connect in progress. */
 	while (connect(fd, (const void *)addr, len)) {
-		if (errno == EINTR && remaining_ms() > 0)
+		if (errno == EINTR && remaining_ms(allowed) > 0)
 			continue;
 		return errno == EAGAIN ? -ETIMEDOUT : -errno;
 	}
@@ -180,6 +200,8 @@ static int open_target(const struct ez_restore *rec, const char *path)
 		ret = -errno;
 	} else if (!S_ISSOCK(st.st_mode)) {
 		ret = -ENOTSOCK;
+	} else if (rec->flags & EZ_REC_MAPPED) {
+		return fd;
 	} else if (!(rec->flags & EZ_REC_FILE)) {
 		ret = -EPERM;
 	} else if (st.st_uid != rec->target_uid || st.st_gid != rec->target_gid) {
@@ -213,11 +235,11 @@ static int connect_path(int sk, const struct ez_restore *rec)
 		return fd;
 	/* By descriptor: what was checked is what is connected to, and the path may be longer than sun_path. */
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", fd);
-	ret = connect_bounded(sk, &addr, sizeof(addr));
+	ret = connect_bounded(sk, &addr, sizeof(addr), allowed_ms(rec));
 	if (ret == -ENOENT && rec->target_len < sizeof(addr.sun_path)) {
 		/* No /proc in this mount namespace. The server's credentials are compared below. */
 		memcpy(addr.sun_path, path, rec->target_len + 1);
-		ret = rec->flags & EZ_REC_SERVER ? connect_bounded(sk, &addr, sizeof(addr)) : -EPERM;
+		ret = rec->flags & EZ_REC_SERVER ? connect_bounded(sk, &addr, sizeof(addr), allowed_ms(rec)) : -EPERM;
 	}
 	close(fd);
 	return ret;
@@ -228,7 +250,8 @@ static int connect_abstract(int sk, const struct ez_restore *rec)
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 
 	memcpy(addr.sun_path, ez_restore_target(rec), rec->target_len);
-	return connect_bounded(sk, &addr, offsetof(struct sockaddr_un, sun_path) + rec->target_len);
+	return connect_bounded(sk, &addr, offsetof(struct sockaddr_un, sun_path) + rec->target_len,
+			       allowed_ms(rec));
 }
 
 static int check_server(int sk, const struct ez_restore *rec)
@@ -301,6 +324,36 @@ static int bind_name(int sk, const struct ez_restore *rec)
 	return addr.sun_path[0] && rec->flags & EZ_REC_PERMS ? set_owner(sk, rec) : 0;
 }
 
+int ez_hung_up(uint32_t type, int *fd_out)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, (int)type | SOCK_CLOEXEC, 0, pair))
+		return -errno;
+	close(pair[1]);
+	*fd_out = pair[0];
+	return 0;
+}
+
+static int nobody_listens(int ret)
+{
+	return ret == -ENOENT || ret == -ECONNREFUSED;
+}
+
+/* As the policy says for a listener that is not there: wait for it, so long as its time lasts. */
+static int connect_or_wait(int sk, const struct ez_restore *rec)
+{
+	const struct timespec pause = { .tv_nsec = RETRY_MS * 1000000l };
+	int ret;
+
+	for (;;) {
+		ret = connect_as_recorded(sk, rec);
+		if (!nobody_listens(ret) || remaining_ms(rec->wait_ms) <= 0)
+			return ret;
+		nanosleep(&pause, NULL);
+	}
+}
+
 int ez_reconnect(const struct ez_restore *rec, int *fd_out)
 {
 	char text[4 * EZ_MAX_NAME + 8];
@@ -319,7 +372,13 @@ int ez_reconnect(const struct ez_restore *rec, int *fd_out)
 			       strerror(-ret));
 	}
 	if (!ret) {
-		ret = connect_as_recorded(sk, rec);
+		ret = connect_or_wait(sk, rec);
+		if (nobody_listens(ret) && rec->flags & EZ_REC_HANGUP) {
+			ez_log(EZ_LOG_WARN, "socket %u: nobody listens at %s any more, it is hung up\n", rec->ino,
+			       ez_printable(ez_restore_target(rec), rec->target_len, text, sizeof(text)));
+			close(sk);
+			return ez_hung_up(rec->type, fd_out);
+		}
 		if (ret)
 			ez_log(EZ_LOG_ERROR, "socket %u: can't reconnect to %s as uid %u gid %u: %s\n", rec->ino,
 			       ez_printable(ez_restore_target(rec), rec->target_len, text, sizeof(text)),

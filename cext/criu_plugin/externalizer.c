@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -21,8 +22,10 @@
 
 static struct ez_file policy;
 static struct ez_file records;
+static struct ez_file holding;
 static int policy_error = -ENOENT;
 static int records_error = -ENOENT;
+static int holding_error = -ENOENT;
 
 void ez_log(unsigned int level, const char *format, ...)
 {
@@ -82,14 +85,46 @@ static int load_policy(void)
 	return -ESTALE;
 }
 
+/*
+ * A file of the images, or of the directory that `externalize restore` adapted it in for this one restore. A
+ * named directory that lacks the file is an error: the wish that it stands for must not be lost.
+ */
+static int read_records(const char *name, uint32_t magic, struct ez_file *out)
+{
+	const char *adapted = getenv(EZ_RECORDS_VARIABLE);
+	int dir, ret;
+
+	if (!adapted)
+		return ez_file_read(image_dir(), name, magic, out);
+	dir = open(adapted, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir < 0)
+		return -errno;
+	ret = ez_file_read(dir, name, magic, out);
+	close(dir);
+	return ret;
+}
+
+/*
+ * All at once and here: later, in the tasks' namespaces, neither directory nor holder can be reached. No error
+ * but that of a holder that must be there: a tree without external sockets needs no file, and an error from
+ * here ends every restore.
+ */
+static int init_restore(void)
+{
+	ez_reconnect_init();
+	records_error = read_records(EZ_RESTORE_FILE, EZ_RESTORE_MAGIC, &records);
+	holding_error = read_records(EZ_HOLDING_FILE, EZ_HOLDING_MAGIC, &holding);
+	if (!holding_error)
+		holding_error = ez_kept_take(&holding);
+	return 0;
+}
+
 static int plugin_init(int stage)
 {
 	if (stage == EZ_CRIU_STAGE_DUMP)
 		policy_error = load_policy();
-	/* All records at once and here: later, in the tasks' namespaces, the directory can't be reached. */
 	else if (stage == EZ_CRIU_STAGE_RESTORE)
-		records_error = ez_file_read(image_dir(), EZ_RESTORE_FILE, EZ_RESTORE_MAGIC, &records);
-	/* No error from here: a tree without external sockets needs neither, and init would end every dump. */
+		return init_restore();
 	return 0;
 }
 
@@ -99,6 +134,8 @@ static void plugin_exit(int stage, int ret)
 	(void)ret;
 	ez_file_free(&policy);
 	ez_file_free(&records);
+	ez_file_free(&holding);
+	ez_kept_free();
 }
 
 static const char *policy_problem(int error)
@@ -186,11 +223,30 @@ static int dump_unix_sk(int fd, int ino)
 	return 0;
 }
 
+static int restore_kept(const struct ez_kept *kept)
+{
+	int fd, ret;
+
+	ret = holding_error ? holding_error : ez_kept_get(&holding, kept, &fd);
+	if (ret == -ENOENT && kept->flags & EZ_REC_HANGUP) {
+		ez_log(EZ_LOG_WARN, "socket %u: its holder is gone, it is hung up\n", kept->ino);
+		ret = ez_hung_up(kept->type, &fd);
+	}
+	if (!ret)
+		return fd;
+	ez_log(EZ_LOG_ERROR, "socket %u was kept open by a holder, which does not give it back: %s\n", kept->ino,
+	       strerror(-ret));
+	return -1;
+}
+
 static int restore_unix_sk(int ino)
 {
+	const struct ez_kept *kept = holding.data ? ez_kept_find(&holding, ino) : NULL;
 	const struct ez_restore *rec;
 	int fd;
 
+	if (kept)
+		return restore_kept(kept);
 	if (records_error) {
 		ez_log(EZ_LOG_ERROR, "socket %d: can't use %s in the image directory: %s\n", ino, EZ_RESTORE_FILE,
 		       records_error == -EBADMSG ? "it is damaged" : strerror(-records_error));

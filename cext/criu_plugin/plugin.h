@@ -33,6 +33,12 @@ int ez_file_parse(uint8_t *data, size_t size, uint32_t magic, struct ez_file *ou
 
 const struct ez_policy_entry *ez_policy_find(const struct ez_file *file, uint32_t ino);
 const struct ez_restore *ez_restore_find(const struct ez_file *file, uint32_t ino);
+const struct ez_kept *ez_kept_find(const struct ez_file *file, uint32_t ino);
+
+static inline const struct ez_holding *ez_holding_of(const struct ez_file *file)
+{
+	return (const void *)(file->data + sizeof(struct ez_file_head));
+}
 
 static inline const uint8_t *ez_restore_target(const struct ez_restore *rec)
 {
@@ -52,7 +58,23 @@ static inline const uint8_t *ez_restore_groups(const struct ez_restore *rec)
 /* Writes `len` bytes of a hostile name into `buf` with everything unprintable as \xNN; returns buf. */
 const char *ez_printable(const uint8_t *name, size_t len, char *buf, size_t size);
 
+/* Once, in criu itself before any fork: what the restoring tasks share. */
+void ez_reconnect_init(void);
+
 /* A socket as the record says: bound, connected under the recorded credentials. 0 or -errno, logged. */
 int ez_reconnect(const struct ez_restore *rec, int *fd_out);
+
+/* A stream or seqpacket socket whose peer has closed. 0 or -errno. */
+int ez_hung_up(uint32_t type, int *fd_out);
+
+/*
+ * Once, in criu itself before any fork: takes the kept descriptors from their holder into criu's fdstore. 0,
+ * or -errno: logged; -ENOENT where the holder is gone.
+ */
+int ez_kept_take(const struct ez_file *holding);
+
+/* In the restoring task: the kept descriptor of this entry. 0 or -errno, logged. */
+int ez_kept_get(const struct ez_file *holding, const struct ez_kept *kept, int *fd_out);
+void ez_kept_free(void);
 
 #endif

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The three small files that travel in the image directory. model/record.py is the other side; a unit test
+ * The small files that travel in the image directory. model/record.py is the other side; a unit test
  * compares sizes and offsets. All integers little endian, as are criu's images.
  *
  *   externalizer-policy.bin  written by the hook at pre-dump, read by the plugin at dump: what to refuse
  *   externalizer-seen.bin    appended by the plugin at dump: what it learned of each accepted socket
  *   externalizer-restore.bin written by the hook at post-dump, whole: what the plugin connects at restore
+ *   externalizer-holding.bin written by the hook at post-dump, if sockets are kept: who holds which
+ *
+ * `externalize restore` may have the plugin read another version of the last two, from a directory that it
+ * names in EZ_RECORDS_VARIABLE: the images themselves are never changed by a restore.
  *
  * They are trusted as far as criu's images are, no further: whoever can write the directory owns the
  * restored process anyway. All bounds are checked nevertheless, so that damage is a veto and no crash.
@@ -18,17 +22,24 @@
 #define EZ_POLICY_FILE	"externalizer-policy.bin"
 #define EZ_SEEN_FILE	"externalizer-seen.bin"
 #define EZ_RESTORE_FILE "externalizer-restore.bin"
+#define EZ_HOLDING_FILE "externalizer-holding.bin"
+
+#define EZ_RECORDS_VARIABLE "EXTERNALIZER_RECORDS"
 
 #define EZ_POLICY_MAGIC	 0x4c505a45u /* "EZPL" */
 #define EZ_SEEN_MAGIC	 0x4e535a45u /* "EZSN" */
 #define EZ_RESTORE_MAGIC 0x53525a45u /* "EZRS" */
-#define EZ_FILE_VERSION	 1u
+#define EZ_HOLDING_MAGIC 0x48485a45u /* "EZHH" */
+#define EZ_FDS_MAGIC	 0x44465a45u /* "EZFD", of a message of the holder */
+#define EZ_FILE_VERSION	 2u
 
 #define EZ_MAX_NAME    108u   /* sun_path */
 #define EZ_MAX_PATH    4096u  /* PATH_MAX */
 #define EZ_MAX_GROUPS  65536u /* NGROUPS_MAX */
 #define EZ_MAX_FILE    (64u << 20)
 #define EZ_MAX_RECORDS 1000000u
+#define EZ_MAX_WAIT_MS 86400000u
+#define EZ_MAX_PASSED  253u /* SCM_MAX_FD of the kernel, include/net/scm.h */
 
 /* At the start of the policy and of the restore file. */
 struct ez_file_head {
@@ -65,6 +76,8 @@ struct ez_seen {
 #define EZ_REC_PERMS	   0x04u /* name_mode, name_uid, name_gid are valid */
 #define EZ_REC_SERVER	   0x08u /* server_uid and server_gid are valid and are compared after the connect */
 #define EZ_REC_FILE	   0x10u /* target_dev, target_ino, target_uid, target_gid are valid */
+#define EZ_REC_HANGUP	   0x20u /* nobody listens there any more: hung up instead of a failed restore */
+#define EZ_REC_MAPPED	   0x40u /* the user named this address for this restore: whoever is there is meant */
 
 /* Followed by: target, name, groups (uint32_t each), padded with zeros to a multiple of 8. */
 struct ez_restore {
@@ -86,6 +99,32 @@ struct ez_restore {
 	uint32_t target_len; /* path, or NUL and the abstract name */
 	uint32_t name_len;
 	uint32_t groups_len; /* number of groups */
+	uint32_t wait_ms;    /* how long to wait for a listener that is not there, 0 = not at all */
+	uint32_t reserved;
+};
+
+/* Follows the head of the holding file; texts end with a zero byte. */
+struct ez_holding {
+	char boot_id[40];
+	char id[40];	 /* the holder's directory below EZ_KEPT_DIRECTORY, lower case hex */
+	char digest[72]; /* of the plan that the sockets were kept by */
+};
+
+#define EZ_KEPT_DIRECTORY "/run/externalizer/kept"
+
+/* Then `count` of these. */
+struct ez_kept {
+	uint32_t ino;
+	uint32_t type;
+	uint32_t flags; /* EZ_REC_HANGUP or 0 */
+	uint32_t reserved;
+};
+
+/* A message of the holder; `count` descriptors come with it, each followed here by its inode at dump. */
+struct ez_fds {
+	uint32_t magic;
+	uint32_t count;
+	uint32_t ino[EZ_MAX_PASSED];
 };
 
 #endif

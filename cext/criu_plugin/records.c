@@ -53,7 +53,7 @@ static bool record_fits(const uint8_t *data, size_t size, size_t offset, uint32_
 		return false;
 	memcpy(&rec, data + offset, sizeof(rec));
 	if (rec.target_len == 0 || rec.target_len >= EZ_MAX_PATH || rec.name_len > EZ_MAX_NAME ||
-	    rec.groups_len > EZ_MAX_GROUPS)
+	    rec.groups_len > EZ_MAX_GROUPS || rec.wait_ms > EZ_MAX_WAIT_MS)
 		return false;
 	need = sizeof(rec) + (uint64_t)rec.target_len + rec.name_len + 4ull * rec.groups_len;
 	need = (need + 7) & ~7ull;
@@ -86,6 +86,26 @@ damaged:
 	return -EBADMSG;
 }
 
+static bool ends_with_zero(const char *text, size_t size)
+{
+	return memchr(text, 0, size) != NULL;
+}
+
+/* Texts end within their fields; the identifier becomes a part of a path and is nothing but hex digits. */
+static int check_holding(const struct ez_file *file)
+{
+	const struct ez_holding *holding = ez_holding_of(file);
+	size_t need = sizeof(struct ez_file_head) + sizeof(*holding) + (size_t)file->count * sizeof(struct ez_kept);
+
+	if (file->size != need || !ends_with_zero(holding->boot_id, sizeof(holding->boot_id)) ||
+	    !ends_with_zero(holding->id, sizeof(holding->id)) ||
+	    !ends_with_zero(holding->digest, sizeof(holding->digest)))
+		return -EBADMSG;
+	if (strlen(holding->id) != 32 || strspn(holding->id, "0123456789abcdef") != 32)
+		return -EBADMSG;
+	return 0;
+}
+
 int ez_file_parse(uint8_t *data, size_t size, uint32_t magic, struct ez_file *out)
 {
 	struct ez_file_head head;
@@ -103,6 +123,8 @@ int ez_file_parse(uint8_t *data, size_t size, uint32_t magic, struct ez_file *ou
 	out->count = head.count;
 	if (magic == EZ_RESTORE_MAGIC)
 		ret = index_records(out);
+	else if (magic == EZ_HOLDING_MAGIC)
+		ret = check_holding(out);
 	else if (size != sizeof(head) + (size_t)head.count * sizeof(struct ez_policy_entry))
 		ret = -EBADMSG;
 	if (ret)
@@ -191,6 +213,16 @@ const struct ez_restore *ez_restore_find(const struct ez_file *file, uint32_t in
 		if (rec->ino == ino)
 			return rec;
 	}
+	return NULL;
+}
+
+const struct ez_kept *ez_kept_find(const struct ez_file *file, uint32_t ino)
+{
+	const struct ez_kept *kept = (const void *)(ez_holding_of(file) + 1);
+
+	for (uint32_t i = 0; i < file->count; i++)
+		if (kept[i].ino == ino)
+			return &kept[i];
 	return NULL;
 }
 

@@ -17,6 +17,7 @@ from externalizer.errors import CriuFailed, ExternalizerError, Refused, RestoreF
 from externalizer.kernel import fserrors, procfs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model.plan import Plan
+from externalizer.model.policy import DEFAULTS, Policy
 from externalizer.model.process import TaskKey
 from externalizer.model.record import POLICY_FILE
 from externalizer.model.text import printable, shell_word
@@ -34,6 +35,7 @@ class Options:
     tcp_established: bool = False
     scripts: tuple[str, ...] = ()
     passed_on: tuple[str, ...] = ()
+    policy: Policy = DEFAULTS
 
 
 def dump(pid: int, images: bytes, criu: Criu, options: Options, *, progress: Callable[[str], None]) -> Plan:
@@ -44,7 +46,7 @@ def dump(pid: int, images: bytes, criu: Criu, options: Options, *, progress: Cal
     """
     command.check_passed_on(options.passed_on)
     check_scripts(options.scripts)
-    plan = survey.survey(pid, installation.paths(criu))
+    plan = survey.survey(pid, installation.paths(criu), options.policy)
     if plan.refusals:
         raise PlanRefused(plan)
     dirfd = open_private_directory(images, create=True)

@@ -9,7 +9,7 @@ from externalizer.errors import Refused
 from externalizer.kernel import credentials
 from externalizer.kernel.credentials import OVERFLOW, IdMap
 from externalizer.model.plan import SocketPlan
-from externalizer.model.record import OwnName, RestoreRecord, SocketFile
+from externalizer.model.record import Missing, OwnName, RestoreRecord, SocketFile
 from externalizer.model.text import printable, to_bytes
 
 
@@ -40,6 +40,7 @@ class Recorder:
             else (_shown(ids.uid(peer.uid)), _shown(ids.gid(peer.gid))),
             file=_file(planned, ids) if targets.is_path(planned) else None,
             own=_own_name(planned.ino, usk),
+            missing=Missing.of(planned.on_missing),
         )
 
     def _map(self, pid: int) -> IdMap:

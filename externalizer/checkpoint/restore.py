@@ -29,7 +29,7 @@ from externalizer.kernel import fserrors, procfs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model import plan as model
 from externalizer.model.finding import Action
-from externalizer.model.record import RESTORE_FILE, RecordDamaged, restore_inodes
+from externalizer.model.record import RESTORE_FILE, RecordDamaged, unpack_restore
 from externalizer.model.text import printable
 
 LOG = "restore.log"
@@ -90,8 +90,9 @@ def _check_records(dirfd: int, plan: model.Plan) -> None:
     """What the plugin would refuse in the middle of the restore, told before it. Raises RestoreFailed."""
     wanted = {socket.ino for socket in plan.sockets if socket.action is Action.RECONNECT}
     try:
-        recorded = restore_inodes(read_file(dirfd, RESTORE_FILE)) if wanted else frozenset()
-        problem = f"sockets {sorted(wanted - recorded)} have no record" if wanted - recorded else ""
+        recorded = unpack_restore(read_file(dirfd, RESTORE_FILE)) if wanted else ()
+        missing = wanted - {record.ino for record in recorded}
+        problem = f"sockets {sorted(missing)} have no record" if missing else ""
     except ImageDamaged as error:
         problem = error.what
     except RecordDamaged as error:

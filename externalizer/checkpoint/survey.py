@@ -7,19 +7,20 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from externalizer.checkpoint import mounts
+from externalizer.checkpoint import mounts, shared
 from externalizer.errors import NoAccess, TargetGone
 from externalizer.kernel import credentials
 from externalizer.kernel.pidfd import Pidfd
 from externalizer.model import plan as model
 from externalizer.model.finding import Finding, Holder, Place, Verdict
 from externalizer.model.layout import What
+from externalizer.model.policy import Policy
 from externalizer.model.process import FdRef, Unreadable
 from externalizer.model.snapshot import Snapshot
-from externalizer.model.socket import Credentials, Peer, SockState, UnixSocket
+from externalizer.model.socket import Credentials, Peer, SockState, SockType, UnixSocket
 from externalizer.model.text import printable
 from externalizer.plan.build import Installed, build, unreadable_finding
 from externalizer.rules.sides import listening, side
@@ -38,8 +39,8 @@ class _Inside(NamedTuple):
     creator: int | None
 
 
-def survey(pid: int, installed: Installed) -> model.Plan:
-    """Scan the tree of `pid` and plan for it. Raises as `scan.native.scan`; refusals are in the plan.
+def survey(pid: int, installed: Installed, policy: Policy) -> model.Plan:
+    """Scan the tree of `pid` and plan by the policy. Raises as `scan.native.scan`; refusals are in the plan.
 
     In a running tree a socket may be closed between the look at descriptors and the look at unix_diag. Then
     nothing is known of it, which refuses; so look again, a few times, before that is taken for lasting.
@@ -47,22 +48,25 @@ def survey(pid: int, installed: Installed) -> model.Plan:
     for _ in range(_LOOKS - 1):
         snapshot = native.scan(pid)
         if all(sock.known for sock in snapshot.unix_sockets()):
-            return plan_of(snapshot, installed)
-    return plan_of(native.scan(pid), installed)
+            return plan_of(snapshot, installed, policy)
+    return plan_of(native.scan(pid), installed, policy)
 
 
-def plan_of(snapshot: Snapshot, installed: Installed) -> model.Plan:
+def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.Plan:
     """Judge all that a snapshot holds, with what can be found out about the outside ends."""
     found = mounts.judge(snapshot)
+    held = shared.held_outside(snapshot)
+    split = shared.findings(snapshot, held, lambda ref: holder_of(snapshot, ref))
     return build(
         target=_target(snapshot),
         host=model.Host(snapshot.origin.boot_id, snapshot.origin.host, snapshot.origin.kernel),
         installed=installed,
-        sockets=list(socket_facts(snapshot)),
+        sockets=list(socket_facts(snapshot, held)),
+        policy=policy,
         holder_of=lambda ref: holder_of(snapshot, ref),
         mounts=found.mounts,
         root=found.root,
-        findings=list(dict.fromkeys([*found.findings, *_backlogs(snapshot), *_unreadable(snapshot)])),
+        findings=list(dict.fromkeys([*found.findings, *split, *_backlogs(snapshot), *_unreadable(snapshot)])),
     )
 
 
@@ -84,13 +88,17 @@ def holder_of(snapshot: Snapshot, ref: FdRef) -> Holder:
     return Holder(task.tgid, task.vpid, ref.fd, printable(task.comm))
 
 
-def socket_facts(snapshot: Snapshot) -> Iterator[SocketFacts]:
-    """Yield the facts of every external unix socket, and of those that unix_diag did not know."""
+def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Iterator[SocketFacts]:
+    """Yield the facts of every external unix socket, and of those that unix_diag did not know.
+
+    `held` as `shared.held_outside` gives it.
+    """
     external = list(snapshot.external_sockets())
     unknown = [sock for sock in snapshot.unix_sockets() if not sock.known]
     described = peers.describe(snapshot, external)
     listeners = listening(snapshot.unix_sockets())
     listens = Listens()
+    receivers = {sock.peer_ino for sock in snapshot.unix_sockets() if sock.type == SockType.DGRAM}
     netns = frozenset(task.net_ns for task in snapshot.tasks() if not task.gone)
     for sock in external + unknown:
         waits_at = snapshot.listener_of(sock.ino) if sock.known and not sock.peer_ino else None
@@ -107,6 +115,8 @@ def socket_facts(snapshot: Snapshot) -> Iterator[SocketFacts]:
             passcred=inside.passcred,
             empty_record=inside.readable and not sock.queued,
             listening=listens.at(snapshot, sock, peer),
+            held_outside=held.get(sock.ino, ()),
+            connected_inside=sock.ino in receivers,
         )
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from externalizer.checkpoint import dump as checkpoint
-from externalizer.cli import common
+from externalizer.cli import common, policies
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import ExitCode, NoAccess, Unsupported
 from externalizer.model import plan as model
@@ -21,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-R", "--leave-running", action="store_true", help="let the tree run on after the dump"
     )
+    policies.add(parser)
     common.add_checkpoint(parser)
 
 
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         tcp_established=args.tcp_established,
         scripts=tuple(args.action_script),
         passed_on=tuple(args.passed_on),
+        policy=policies.chosen(args),
     )
     images = common.check_directory_name(args.images_dir)
     try:

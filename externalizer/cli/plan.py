@@ -8,7 +8,7 @@ import shlex
 import sys
 
 from externalizer.checkpoint import installation, registry, survey
-from externalizer.cli import common
+from externalizer.cli import common, policies
 from externalizer.criu import config, shim
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import ExitCode, ExternalizerError, NoAccess, Unsupported
@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="DIR", help="directory for the files; default: ./externalize-PID"
     )
     parser.add_argument("--dry-run", action="store_true", help="explain only, write nothing")
+    policies.add(parser)
     common.add_json(parser)
     common.add_criu(parser)
 
@@ -33,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit 0: a plan was made and its files written; 7: refused, nothing written."""
     criu, warning = _criu(args.criu)
-    plan = survey.survey(args.pid, installation.paths(criu))
+    plan = survey.survey(args.pid, installation.paths(criu), policies.chosen(args))
     output = f"./externalize-{args.pid}/" if args.output is None else args.output
     directory = common.check_directory_name(output)
     # Rendered before anything is written: a value that criu's parser can't take refuses the whole.

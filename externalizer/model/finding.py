@@ -29,6 +29,7 @@ class Verdict(str, enum.Enum):
 class Action(str, enum.Enum):
     """What becomes of one external socket or mount."""
 
+    KEEP = "keep"  # a holder process keeps the open file description and the plugin hands it back
     RECONNECT = "reconnect"  # the plugin connects a stream or seqpacket socket again at restore
     DATAGRAM = "datagram"  # restored unconnected by criu, connected again by the hook
     HANGUP = "hangup"  # restored as if the peer had closed: unread bytes first, then EOF

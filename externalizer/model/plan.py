@@ -11,6 +11,7 @@ import hashlib
 import msgspec
 
 from externalizer.model.finding import Action, Finding, Holder
+from externalizer.model.policy import DEFAULTS, Policy
 from externalizer.model.text import printable
 
 SCHEMA = "externalizer.plan/1"
@@ -59,6 +60,8 @@ class SocketPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     target_uid: int | None = None  # its owner; known only in the plan that is stored with the images
     target_gid: int | None = None
     unaccepted: bool = False
+    policy: str = ""  # the rule of the policy that asked for the action; empty: the defaults did
+    on_missing: str = ""  # of a reconnect or a kept socket, what to do if its other end is gone at restore
 
 
 class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,6 +100,7 @@ class Plan(msgspec.Struct, frozen=True):
     sockets: tuple[SocketPlan, ...]
     mounts: tuple[MountPlan, ...]
     findings: tuple[Finding, ...]
+    policy: Policy = DEFAULTS
     root: str = ""  # the host's path of the tree's root mount; empty: the tree is in the host's namespace
     dump_options: tuple[tuple[str, str | None], ...] = ()
     restore_options: tuple[tuple[str, str | None], ...] = ()

@@ -5,33 +5,44 @@ Little endian, sizes and offsets compared with the C side by a unit test.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 POLICY_FILE = "externalizer-policy.bin"
 SEEN_FILE = "externalizer-seen.bin"
 RESTORE_FILE = "externalizer-restore.bin"
+HOLDING_FILE = "externalizer-holding.bin"
+RECORDS_VARIABLE = "EXTERNALIZER_RECORDS"
 
 POLICY_MAGIC = 0x4C505A45
 SEEN_MAGIC = 0x4E535A45
 RESTORE_MAGIC = 0x53525A45
-VERSION = 1
+HOLDING_MAGIC = 0x48485A45
+FDS_MAGIC = 0x44465A45
+VERSION = 2
 
 MAX_NAME = 108  # sun_path
 MAX_PATH = 4096  # PATH_MAX, with the NUL
 MAX_GROUPS = 65536  # NGROUPS_MAX
+MAX_PASSED = 253  # SCM_MAX_FD, include/net/scm.h
 
 HEAD = struct.Struct("<6IQ")  # magic, version, count, size, crc, criu_pid, criu_starttime
 POLICY_ENTRY = struct.Struct("<2I")
 SEEN = struct.Struct("<8I108sI")
-RESTORE = struct.Struct("<2Q16I")
+RESTORE = struct.Struct("<2Q18I")
+HOLDING = struct.Struct("<40s40s72s")
+KEPT = struct.Struct("<4I")
 
 BIND = 0x01
 PERMS = 0x04
 SERVER = 0x08
 FILE = 0x10
+HANGUP = 0x20
+MAPPED = 0x40
 
 
 class RecordDamaged(ValueError):
@@ -70,6 +81,21 @@ class OwnName:
     gid: int = 0
 
 
+class Missing(NamedTuple):
+    """What to do where nobody listens: wait so many seconds, then hang up or fail."""
+
+    wait: int = 0
+    hangup: bool = False
+
+    @classmethod
+    def of(cls, on_missing: str) -> Missing:
+        """From a plan's `on_missing`: fail, hangup or a number of seconds."""
+        return cls(int(on_missing) if on_missing.isdigit() else 0, on_missing == "hangup")
+
+
+FAIL = Missing()
+
+
 @dataclass(frozen=True, slots=True)
 class RestoreRecord:
     """What the plugin needs to make one socket again. Ids are numbers in the task's user namespace."""
@@ -83,6 +109,27 @@ class RestoreRecord:
     server: tuple[int, int] | None  # uid and gid of who called listen(2)
     file: SocketFile | None
     own: OwnName | None = None
+    missing: Missing = FAIL
+    mapped: bool = False  # the user named the target for this restore: whoever is there is meant
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A socket that a holder keeps. `hangup`: if the holder is gone, instead of a failed restore."""
+
+    ino: int
+    type: int
+    hangup: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Which holder keeps sockets of these images. `id`: 32 hex digits; `digest`: of the plan, hex."""
+
+    id: str
+    boot_id: str
+    digest: str
+    kept: tuple[Kept, ...]
 
 
 def _with_crc(magic: int, count: int, body: bytes, criu_pid: int = 0, criu_starttime: int = 0) -> bytes:
@@ -120,6 +167,8 @@ def _pack_one(rec: RestoreRecord) -> bytes:
         | (PERMS if own.mode is not None else 0)
         | (SERVER if rec.server else 0)
         | (FILE if rec.file else 0)
+        | (HANGUP if rec.missing.hangup else 0)
+        | (MAPPED if rec.mapped else 0)
     )
     file = rec.file or SocketFile(0, 0, 0, 0)
     server = rec.server or (0, 0)
@@ -128,6 +177,7 @@ def _pack_one(rec: RestoreRecord) -> bytes:
     head = RESTORE.pack(
         file.dev, file.ino, size, rec.ino, rec.type, flags, rec.uid, rec.gid, *server, file.uid, file.gid,
         own.mode or 0, own.uid, own.gid, len(rec.target), len(own.name), len(rec.groups),
+        rec.missing.wait * 1000, 0,
     )  # fmt: skip
     return (head + tail).ljust(size, b"\0")
 
@@ -137,19 +187,92 @@ def pack_restore(records: Sequence[RestoreRecord]) -> bytes:
     return _with_crc(RESTORE_MAGIC, len(records), b"".join(map(_pack_one, records)))
 
 
-def restore_inodes(raw: bytes) -> frozenset[int]:
-    """The inodes that a restore file has records for. Raises `RecordDamaged`."""
+def _checked(raw: bytes, name: str, expected: int) -> int:
+    """The number of entries of a file that is whole. Raises `RecordDamaged`."""
     if len(raw) < HEAD.size:
-        raise RecordDamaged(f"{RESTORE_FILE} is cut off")
+        raise RecordDamaged(f"{name} is cut off")
     magic, version, count, size, crc, pid, start = HEAD.unpack_from(raw)
     blank = HEAD.pack(magic, version, count, size, 0, pid, start) + raw[HEAD.size :]
-    if magic != RESTORE_MAGIC or version != VERSION or size != len(raw) or zlib.crc32(blank) != crc:
-        raise RecordDamaged(f"{RESTORE_FILE} is damaged or of another version")
-    inodes, at = set(), HEAD.size
-    for _ in range(count):
+    if magic != expected or version != VERSION or size != len(raw) or zlib.crc32(blank) != crc:
+        raise RecordDamaged(f"{name} is damaged or of another version")
+    return int(count)
+
+
+def unpack_restore(raw: bytes) -> tuple[RestoreRecord, ...]:
+    """Read a restore file back. Raises `RecordDamaged`."""
+    records, at = [], HEAD.size
+    for _ in range(_checked(raw, RESTORE_FILE, RESTORE_MAGIC)):
         if len(raw) - at < RESTORE.size:
             raise RecordDamaged(f"{RESTORE_FILE} has fewer records than it says")
-        fields = RESTORE.unpack_from(raw, at)
-        inodes.add(fields[3])
-        at += max(fields[2], RESTORE.size)
-    return frozenset(inodes)
+        record, size = _unpack_one(raw, at)
+        records.append(record)
+        at += size
+    return tuple(records)
+
+
+def _unpack_one(raw: bytes, at: int) -> tuple[RestoreRecord, int]:
+    (
+        dev, file_ino, size, ino, type_, flags, uid, gid, server_uid, server_gid, file_uid, file_gid,
+        mode, own_uid, own_gid, target_len, name_len, groups_len, wait_ms, _,
+    ) = RESTORE.unpack_from(raw, at)  # fmt: skip
+    tail = at + RESTORE.size
+    groups_at = tail + target_len + name_len
+    if size < RESTORE.size or at + size > len(raw) or groups_at + 4 * groups_len > at + size:
+        raise RecordDamaged(f"{RESTORE_FILE}: the record at byte {at} is damaged")
+    perms = (mode, own_uid, own_gid) if flags & PERMS else (None, 0, 0)
+    record = RestoreRecord(
+        ino=ino,
+        type=type_,
+        target=raw[tail : tail + target_len],
+        uid=uid,
+        gid=gid,
+        groups=struct.unpack_from(f"<{groups_len}I", raw, groups_at),
+        server=(server_uid, server_gid) if flags & SERVER else None,
+        file=SocketFile(dev, file_ino, file_uid, file_gid) if flags & FILE else None,
+        own=OwnName(raw[tail + target_len : groups_at], *perms) if flags & BIND else None,
+        missing=Missing(wait_ms // 1000, bool(flags & HANGUP)),
+        mapped=bool(flags & MAPPED),
+    )
+    return record, size
+
+
+def pack_holding(holding: Holding) -> bytes:
+    """The whole holding file. Raises ValueError for texts that don't fit."""
+    texts = [text.encode() for text in (holding.boot_id, holding.id, holding.digest)]
+    if any(len(text) >= room for text, room in zip(texts, (40, 40, 72), strict=True)):
+        raise ValueError("a text of the holding is too long")
+    entries = [KEPT.pack(one.ino, one.type, HANGUP if one.hangup else 0, 0) for one in holding.kept]
+    return _with_crc(HOLDING_MAGIC, len(entries), HOLDING.pack(*texts) + b"".join(entries))
+
+
+def unpack_holding(raw: bytes) -> Holding:
+    """Read a holding file. Raises `RecordDamaged`."""
+    count = _checked(raw, HOLDING_FILE, HOLDING_MAGIC)
+    if len(raw) != HEAD.size + HOLDING.size + count * KEPT.size:
+        raise RecordDamaged(f"{HOLDING_FILE} has not the size that its {count} entries need")
+    try:
+        boot_id, identity, digest = (
+            text.split(b"\0")[0].decode("ascii") for text in HOLDING.unpack_from(raw, HEAD.size)
+        )
+    except UnicodeDecodeError as error:
+        raise RecordDamaged(f"{HOLDING_FILE} holds no texts where it should") from error
+    if re.fullmatch("[0-9a-f]{32}", identity) is None:
+        raise RecordDamaged(f"{HOLDING_FILE} names no holder")
+    entries = KEPT.iter_unpack(raw[HEAD.size + HOLDING.size :])
+    kept = tuple(Kept(ino, type_, bool(flags & HANGUP)) for ino, type_, flags, _ in entries)
+    return Holding(identity, boot_id, digest, kept)
+
+
+def pack_fds(inos: Sequence[int]) -> bytes:
+    """The text of a message that carries the descriptors of these inodes, at most MAX_PASSED."""
+    return struct.pack(f"<2I{len(inos)}I", FDS_MAGIC, len(inos), *inos)
+
+
+def unpack_fds(raw: bytes) -> tuple[int, ...]:
+    """The inodes in a message that carries descriptors. Raises `RecordDamaged`."""
+    if len(raw) < 8 or struct.unpack_from("<I", raw)[0] != FDS_MAGIC:
+        raise RecordDamaged("a message of the holder's is damaged")
+    (count,) = struct.unpack_from("<I", raw, 4)
+    if count > MAX_PASSED or len(raw) != 8 + 4 * count:
+        raise RecordDamaged("a message of the holder's is damaged")
+    return struct.unpack_from(f"<{count}I", raw, 8)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from externalizer import __version__
 from externalizer.model import plan as model
 from externalizer.model.finding import Action, Finding, Holder, Place, Verdict
+from externalizer.model.policy import Policy, PolicyRule
 from externalizer.model.process import FdRef
 from externalizer.model.socket import Peer, SockType, UnixSocket
 from externalizer.model.text import printable, socket_name
+from externalizer.plan.policy import choose
 from externalizer.rules.registry import Judgement, first_match
-from externalizer.rules.unix_sockets import UNIX_SOCKETS, SocketFacts
+from externalizer.rules.unix_sockets import UNIX_SOCKETS, WANTED, SocketFacts
 
 HolderOf = Callable[[FdRef], Holder]
 
@@ -25,9 +27,11 @@ class Installed:
     hook: str
 
 
-def socket_plan(facts: SocketFacts, holder_of: HolderOf) -> tuple[model.SocketPlan, Finding]:
+def socket_plan(facts: SocketFacts, policy: Policy, holder_of: HolderOf) -> tuple[model.SocketPlan, Finding]:
     """Judge one external socket: what becomes of it, and the finding that explains it."""
-    judgement = first_match(UNIX_SOCKETS, facts)
+    chosen = choose(policy, facts)
+    rules = WANTED[chosen.want] if chosen else UNIX_SOCKETS
+    judgement = first_match(rules, replace(facts, strict=policy.strict))
     sock, peer = facts.socket, facts.peer
     holders = tuple(holder_of(ref) for ref in sock.holders)
     action = judgement.rule.action
@@ -48,8 +52,20 @@ def socket_plan(facts: SocketFacts, holder_of: HolderOf) -> tuple[model.SocketPl
         target_dev=peer.name_file.dev if wants_target and peer.name_file else 0,
         target_ino=peer.name_file.ino if wants_target and peer.name_file else 0,
         unaccepted=facts.unaccepted,
+        policy=_asked(chosen),
+        on_missing=_on_missing(action, chosen, policy),
     )
-    return planned, _socket_finding(facts, judgement, holders)
+    return planned, _socket_finding(facts, judgement, holders, _asked(chosen))
+
+
+def _asked(chosen: PolicyRule | None) -> str:
+    return f"{chosen.want.value} {chosen.pattern} ({chosen.origin})" if chosen else ""
+
+
+def _on_missing(action: Action, chosen: PolicyRule | None, policy: Policy) -> str:
+    if action not in (Action.RECONNECT, Action.DATAGRAM, Action.KEEP):
+        return ""
+    return (chosen.on_missing if chosen else "") or policy.on_missing
 
 
 def _by_first_holder(judged: tuple[model.SocketPlan, Finding]) -> tuple[int, int, int]:
@@ -91,7 +107,7 @@ def _client(facts: SocketFacts) -> model.ClientPlan | None:
 
 
 def _socket_finding(
-    facts: SocketFacts, judgement: Judgement[SocketFacts], holders: tuple[Holder, ...]
+    facts: SocketFacts, judgement: Judgement[SocketFacts], holders: tuple[Holder, ...], asked: str
 ) -> Finding:
     peer = facts.peer
     who = f"{printable(peer.comm)}[{peer.pid}]" if peer.pid else "an unknown process"
@@ -101,7 +117,8 @@ def _socket_finding(
         subject=f"unix socket {facts.socket.ino}",
         place=Place.OUTSIDE,
         verdict=judgement.rule.verdict,
-        evidence=f"{judgement.reason}; its peer is inode {peer.ino} of {who}{where}",
+        evidence=f"{judgement.reason}; its peer is inode {peer.ino} of {who}{where}"
+        + (f"; asked for: {asked}" if asked else ""),
         remedy=judgement.rule.remedy,
         doc=judgement.rule.doc,
         ino=facts.socket.ino,
@@ -115,6 +132,7 @@ def build(
     host: model.Host,
     installed: Installed,
     sockets: Iterable[SocketFacts],
+    policy: Policy,
     holder_of: HolderOf,
     mounts: Sequence[model.MountPlan],
     root: str,
@@ -123,7 +141,7 @@ def build(
     """Build the sealed plan. `root` is the host's path of the root mount of a tree with a mount namespace
     of its own, printable, else empty.
     `findings` are those of the other rules: mounts, layout, what was unreadable."""
-    judged = sorted((socket_plan(facts, holder_of) for facts in sockets), key=_by_first_holder)
+    judged = sorted((socket_plan(facts, policy, holder_of) for facts in sockets), key=_by_first_holder)
     both: list[tuple[str, str | None]] = [
         ("libdir", installed.plugin_dir),
         ("action-script", installed.hook),
@@ -136,6 +154,7 @@ def build(
             host=host,
             sockets=tuple(planned for planned, _ in judged),
             mounts=tuple(mounts),
+            policy=policy,
             root=root,
             findings=tuple(finding for _, finding in judged) + tuple(findings),
             dump_options=tuple(both + [("external", f"mnt[{m.mountpoint}]:{m.key}") for m in mounts]),

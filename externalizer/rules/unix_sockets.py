@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from externalizer.model.finding import Action, Verdict
+from externalizer.model.policy import Want
 from externalizer.model.socket import Credentials, Peer, Shutdown, SockType, UnixSocket
 from externalizer.model.text import printable
 from externalizer.rules.protocols import stateful
@@ -36,6 +37,9 @@ class SocketFacts:
         False  # readable although no bytes are queued and nobody closed: a record without bytes
     )
     listening: bool = True  # somebody listens at the peer's name
+    held_outside: tuple[str, ...] = ()  # who else holds this open file description: command[pid], printable
+    connected_inside: bool = False  # another socket of the tree sends to this datagram socket
+    strict: bool = False  # the user wants unknown protocols refused
 
     @property
     def dgram(self) -> bool:
@@ -168,19 +172,111 @@ def _reconnect(f: SocketFacts) -> str:
     return reason
 
 
-_RETRY = "try again in a moment"
+def _held_outside(f: SocketFacts) -> str | None:
+    if f.held_outside:
+        return (
+            f"the same open file description is also held outside the tree, by {', '.join(f.held_outside)}: "
+            "after the restore they would no longer share it"
+        )
+    return None
 
-UNIX_SOCKETS: tuple[Rule[SocketFacts], ...] = (
+
+def _strict(f: SocketFacts) -> str | None:
+    if f.strict:
+        return f"nothing is known of the protocol spoken at {printable(f.peer.name)}, and --strict was asked"
+    return None
+
+
+# ---- what the user asked for ----
+
+
+def _policy_refuse(f: SocketFacts) -> str:
+    return "the policy refuses it"
+
+
+def _in_flight(f: SocketFacts) -> str | None:
+    if not f.socket.holders:
+        return "no descriptor of the tree holds it, so it can't be taken into keeping"
+    return None
+
+
+def _keep_receiver(f: SocketFacts) -> str | None:
+    if f.connected_inside:
+        return "another socket of the tree is connected to it, which criu could not connect to a kept one"
+    return None
+
+
+def _keep(f: SocketFacts) -> str:
+    return "kept open by a holder process: same session, unread data and inode; on this host, this boot only"
+
+
+def _policy_hangup(f: SocketFacts) -> str:
+    if f.dgram:
+        return "left unconnected as the policy says; unread datagrams are kept, sending fails"
+    return "hung up as the policy says: what is unread is kept, then EOF"
+
+
+def _reconnect_nameless(f: SocketFacts) -> str | None:
+    if f.peer.name or f.unaccepted:
+        return None
+    return "a reconnect is asked for, but its peer has no name to connect to"
+
+
+def _reconnect_server(f: SocketFacts) -> str | None:
+    if f.side in ("server", "unclear"):
+        return "a reconnect is asked for, but the tree may be the server: only the client could connect again"
+    return None
+
+
+def _reconnect_unread(f: SocketFacts) -> str | None:
+    if f.socket.queued and not f.dgram:
+        return f"a reconnect is asked for, but {f.socket.queued} unread bytes are queued and would be lost"
+    return None
+
+
+def _reconnect_half_shut(f: SocketFacts) -> str | None:
+    if f.socket.shutdown != Shutdown.NONE and not f.dgram:
+        return "a reconnect is asked for, but it is half shut down: the server would see an end at once"
+    return None
+
+
+def _policy_reconnect_lossy(f: SocketFacts) -> str | None:
+    lost = [reason for reason in (_stateful(f), _unsent(f), _not_listening(f)) if reason]
+    if lost:
+        return f"reconnected as the policy says, although {'; '.join(lost)}"
+    return None
+
+
+def _policy_reconnect(f: SocketFacts) -> str:
+    return f"as the policy says: {_reconnect(f)}"
+
+
+_RETRY = "try again in a moment"
+_READ = "let the program read its queue, then try again"
+_NO_SESSION = "--keep or --hangup it, or close the connection"
+
+_IMPOSSIBLE: tuple[Rule[SocketFacts], ...] = (
     Rule("unix-unknown", _unknown, Action.REFUSE, Verdict.UNKNOWN,
          "run as root of the initial user namespace, or close the socket"),
     Rule("unix-foreign-netns", _foreign_netns, Action.REFUSE, Verdict.REFUSED,
          "close the connection before the dump"),
     Rule("unix-unaccepted-data", _unaccepted_with_data, Action.REFUSE, Verdict.REFUSED, _RETRY),
-    Rule("unix-credentials-queued", _credentials_queued, Action.REFUSE, Verdict.REFUSED,
-         "let the program read its queue, then try again"),
-    Rule("unix-empty-record", _empty_record, Action.REFUSE, Verdict.REFUSED,
-         "let the program read its queue, then try again"),
-    Rule("unix-dgram", _dgram_named, Action.DATAGRAM, Verdict.HANDLED),
+    Rule("unix-credentials-queued", _credentials_queued, Action.REFUSE, Verdict.REFUSED, _READ),
+)  # fmt: skip
+_EMPTY = Rule("unix-empty-record", _empty_record, Action.REFUSE, Verdict.REFUSED, _READ)
+_DGRAM = Rule("unix-dgram", _dgram_named, Action.DATAGRAM, Verdict.HANDLED)
+_UNREACHABLE: tuple[Rule[SocketFacts], ...] = (
+    Rule("unix-no-target", _no_target, Action.REFUSE, Verdict.REFUSED,
+         "make the server's socket reachable for the client again, or close the connection"),
+    Rule("unix-no-credentials", _no_credentials, Action.REFUSE, Verdict.UNKNOWN, "run as root"),
+)  # fmt: skip
+
+UNIX_SOCKETS: tuple[Rule[SocketFacts], ...] = (
+    *_IMPOSSIBLE,
+    Rule("unix-held-outside", _held_outside, Action.REFUSE, Verdict.REFUSED,
+         "close it there, or say what it shall become: --keep, --reconnect or --hangup"),
+    _EMPTY,
+    _DGRAM,
     Rule("unix-dgram-nameless", _dgram_nameless, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-nameless-peer", _no_name, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-server-side", _server_side, Action.HANGUP, Verdict.HANDLED),
@@ -189,8 +285,45 @@ UNIX_SOCKETS: tuple[Rule[SocketFacts], ...] = (
     Rule("unix-unread", _unread, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-unsent", _unsent, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-half-shut", _half_shut, Action.HANGUP, Verdict.HANDLED),
-    Rule("unix-no-target", _no_target, Action.REFUSE, Verdict.REFUSED,
-         "make the server's socket reachable for the client again, or close the connection"),
-    Rule("unix-no-credentials", _no_credentials, Action.REFUSE, Verdict.UNKNOWN, "run as root"),
+    *_UNREACHABLE,
+    Rule("unix-strict", _strict, Action.REFUSE, Verdict.NEEDS_CHOICE,
+         "choose for it: --reconnect, --keep or --hangup"),
     Rule("unix-reconnect", _reconnect, Action.RECONNECT, Verdict.HANDLED),
 )  # fmt: skip
+
+# What the user asked for decides instead of the defaults; what is impossible stays so.
+WANTED: dict[Want, tuple[Rule[SocketFacts], ...]] = {
+    Want.REFUSE: (Rule("unix-policy-refuse", _policy_refuse, Action.REFUSE, Verdict.REFUSED,
+                       "change the policy, or close the socket"),),
+    Want.KEEP: (
+        *_IMPOSSIBLE,
+        Rule("unix-keep-in-flight", _in_flight, Action.REFUSE, Verdict.REFUSED,
+             "let the program receive it, then try again"),
+        Rule("unix-keep-receiver", _keep_receiver, Action.REFUSE, Verdict.REFUSED,
+             "--hangup it, or close the socket that sends to it"),
+        Rule("unix-keep", _keep, Action.KEEP, Verdict.HANDLED),
+    ),
+    Want.HANGUP: (
+        *_IMPOSSIBLE,
+        _EMPTY,
+        Rule("unix-policy-hangup", _policy_hangup, Action.HANGUP, Verdict.HANDLED),
+    ),
+    Want.RECONNECT: (
+        *_IMPOSSIBLE,
+        _EMPTY,
+        _DGRAM,
+        Rule("unix-reconnect-nameless", _reconnect_nameless, Action.REFUSE, Verdict.REFUSED, _NO_SESSION),
+        Rule("unix-reconnect-server", _reconnect_server, Action.REFUSE, Verdict.REFUSED, _NO_SESSION),
+        Rule("unix-reconnect-unread", _reconnect_unread, Action.REFUSE, Verdict.REFUSED, _READ),
+        Rule("unix-reconnect-half-shut", _reconnect_half_shut, Action.REFUSE, Verdict.REFUSED, _NO_SESSION),
+        *_UNREACHABLE,
+        Rule("unix-policy-reconnect-lossy", _policy_reconnect_lossy, Action.RECONNECT, Verdict.SILENT_LOSS),
+        Rule("unix-policy-reconnect", _policy_reconnect, Action.RECONNECT, Verdict.HANDLED),
+    ),
+}  # fmt: skip
+
+
+def all_rules() -> tuple[Rule[SocketFacts], ...]:
+    """Every rule once: the defaults in their order, then what only a policy brings into play."""
+    every = [*UNIX_SOCKETS, *(rule for rules in WANTED.values() for rule in rules)]
+    return tuple(dict.fromkeys(every))

@@ -97,3 +97,17 @@ def _relatives(parents: dict[int, int], pids: Iterable[int]) -> list[int]:
             around.append(parent)
             around.extend(children.get(parent, ()))
     return list(dict.fromkeys(around))
+
+
+def outside(inos: frozenset[int], inside: frozenset[int]) -> dict[int, list[int]]:
+    """The processes outside the tree that hold each of these sockets: inode → pids.
+
+    A socket has one open file description (no open(2) makes another), so the same inode is the same one. This
+    looks at every process that can be looked into; threads with a descriptor table of their own are not.
+    """
+    found: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) not in inside:
+            for ino in {ino for _, ino in _sockets(int(name))} & inos:
+                found.setdefault(ino, []).append(int(name))
+    return found

@@ -42,6 +42,15 @@ static unsigned int use(const struct ez_file *file, uint32_t magic)
 	char text[4 * EZ_MAX_NAME + 8];
 	unsigned int sum = 0;
 
+	if (magic == EZ_HOLDING_MAGIC) {
+		const struct ez_kept *kept = (const void *)(ez_holding_of(file) + 1);
+
+		for (uint32_t i = 0; i < file->count; i++)
+			if (!ez_kept_find(file, kept[i].ino))
+				abort();
+		return (unsigned int)(strlen(ez_holding_of(file)->id) + strlen(ez_holding_of(file)->digest) +
+				      strlen(ez_holding_of(file)->boot_id));
+	}
 	if (magic == EZ_POLICY_MAGIC)
 		return ez_policy_find(file, next(UINT32_MAX)) != NULL;
 	for (uint32_t i = 0; i < file->count; i++) {

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from support import PROGRAMS
 
-from externalizer.model.record import OwnName, RestoreRecord, SocketFile, pack_policy, pack_restore
+from externalizer.model.record import (
+    Holding,
+    Kept,
+    OwnName,
+    RestoreRecord,
+    SocketFile,
+    pack_holding,
+    pack_policy,
+    pack_restore,
+)
 
 ROOT = PROGRAMS.parent.parent
 ROUNDS = 200_000
@@ -19,9 +28,11 @@ def test_no_damage_makes_the_parser_read_outside_a_record(build_directory: Path)
         RestoreRecord(8, 5, b"\0abstract", 0, 0, (), None, None, OwnName(b"/run/own", 0o600, 1, 2)),
         RestoreRecord(9, 1, b"/" + b"x" * 4000, 0, 0, tuple(range(200)), (1, 1), None, OwnName(b"\0\0001")),
     ]
-    files = [build_directory / "restore.bin", build_directory / "policy.bin"]
+    kept = Holding("0123456789abcdef" * 2, "boot", "digest", (Kept(5, 1), Kept(6, 2, True)))
+    files = [build_directory / name for name in ("restore.bin", "policy.bin", "holding.bin")]
     files[0].write_bytes(pack_restore(records))
     files[1].write_bytes(pack_policy([3, 4, 5], 1, 2))
+    files[2].write_bytes(pack_holding(kept))
     program = build_directory / "records_fuzz"
     subprocess.run(
         ["cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined",

@@ -16,7 +16,7 @@ from externalizer.cli.main import COMMANDS, parser
 from externalizer.errors import ExitCode
 from externalizer.model import finding, plan, schema
 from externalizer.rules.protocols import STATEFUL
-from externalizer.rules.unix_sockets import UNIX_SOCKETS
+from externalizer.rules.unix_sockets import all_rules
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -91,18 +91,18 @@ def findings_made_by_hand() -> dict[str, str]:
 def test_each_rule_has_its_section_in_the_order_of_judgement() -> None:
     by_hand = findings_made_by_hand()
     assert set(by_hand) == {"unix-backlog", "scan-unreadable"}
-    wanted = [rule.id for rule in UNIX_SOCKETS] + ["unix-backlog", "scan-unreadable"]
+    wanted = [rule.id for rule in all_rules()] + ["unix-backlog", "scan-unreadable"]
     assert headings(DOCS / "rules.md", 2) == wanted
 
 
 def test_each_rule_links_to_its_section() -> None:
-    for rule in UNIX_SOCKETS:
+    for rule in all_rules():
         path, _, anchor = rule.doc.partition("#")
         assert anchor in {slug(each) for each in headings(ROOT / path, 2)}
 
 
 def test_a_rule_that_refuses_says_so_in_its_section() -> None:
-    for rule in UNIX_SOCKETS:
+    for rule in all_rules():
         text = section(DOCS / "rules.md", f"## {rule.id}")
         assert text.lstrip().startswith("**Refused.**") == (rule.action is finding.Action.REFUSE), rule.id
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 from support import PROGRAMS
 
 from externalizer.model import record
-from externalizer.model.record import OwnName, RecordDamaged, RestoreRecord, SocketFile
+from externalizer.model.record import (
+    Holding,
+    Kept,
+    Missing,
+    OwnName,
+    RecordDamaged,
+    RestoreRecord,
+    SocketFile,
+)
 
 HEADER = PROGRAMS.parent.parent / "cext/criu_plugin/record.h"
 
@@ -26,10 +35,27 @@ FIELDS = {
     ),
     "ez_restore": (
         "target_dev target_ino size ino type flags uid gid server_uid server_gid target_uid target_gid "
-        "name_mode name_uid name_gid target_len name_len groups_len",
+        "name_mode name_uid name_gid target_len name_len groups_len wait_ms reserved",
         record.RESTORE,
     ),
+    "ez_holding": ("boot_id id digest", record.HOLDING),
+    "ez_kept": ("ino type flags reserved", record.KEPT),
 }
+
+_BOTH = (
+    "BIND PERMS SERVER FILE HANGUP MAPPED",
+    "POLICY_FILE SEEN_FILE RESTORE_FILE HOLDING_FILE RECORDS_VARIABLE",
+    "POLICY_MAGIC SEEN_MAGIC RESTORE_MAGIC HOLDING_MAGIC FDS_MAGIC MAX_PASSED MAX_GROUPS MAX_NAME MAX_PATH",
+)
+VALUES = [
+    (
+        kind,
+        code,
+        " ".join(f"EZ_{'REC_' if kind == 'flags' else ''}{name}" for name in names.split()),
+        [getattr(record, name) for name in names.split()],
+    )
+    for kind, code, names in zip(("flags", "names", "numbers"), "usu", _BOTH, strict=True)
+] + [("version", "u", "EZ_FILE_VERSION", [record.VERSION])]
 
 
 def _offsets(format_: str) -> list[int]:
@@ -53,11 +79,10 @@ def test_sizes_and_offsets_are_those_of_the_c_header(tmp_path: Path) -> None:
         lines.append(f'printf("{name} %zu", sizeof(struct {name}));')
         lines += [f'printf(" %zu", offsetof(struct {name}, {field}));' for field in fields.split()]
         lines.append('printf("\\n");')
-    lines.append('printf("flags %u %u %u %u\\n", EZ_REC_BIND, EZ_REC_PERMS, EZ_REC_SERVER, EZ_REC_FILE);')
-    lines.append('printf("names %s %s %s\\n", EZ_POLICY_FILE, EZ_SEEN_FILE, EZ_RESTORE_FILE);')
-    lines.append(
-        'printf("magics %u %u %u %u\\n", EZ_POLICY_MAGIC, EZ_SEEN_MAGIC, EZ_RESTORE_MAGIC, EZ_FILE_VERSION);'
-    )
+    for name, code, of_c, _ in VALUES:
+        lines.append(f'printf("{name}");')
+        lines += [f'printf(" %{code}", {value});' for value in of_c.split()]
+        lines.append('printf("\\n");')
     lines.append("}")
     (tmp_path / "show.c").write_text("\n".join(lines))
     subprocess.run(["cc", "-o", tmp_path / "show", tmp_path / "show.c"], check=True, timeout=60)
@@ -66,10 +91,7 @@ def test_sizes_and_offsets_are_those_of_the_c_header(tmp_path: Path) -> None:
         " ".join(map(str, [name, struct_.size, *_offsets(struct_.format)]))
         for name, (_, struct_) in FIELDS.items()
     ]
-    expected.append(f"flags {record.BIND} {record.PERMS} {record.SERVER} {record.FILE}")
-    expected.append(f"names {record.POLICY_FILE} {record.SEEN_FILE} {record.RESTORE_FILE}")
-    magics = (record.POLICY_MAGIC, record.SEEN_MAGIC, record.RESTORE_MAGIC, record.VERSION)
-    expected.append("magics " + " ".join(map(str, magics)))
+    expected += [" ".join(map(str, [name, *of_python])) for name, _, _, of_python in VALUES]
     assert said == expected
 
 
@@ -77,20 +99,56 @@ def _record(ino: int) -> RestoreRecord:
     return RestoreRecord(ino, 1, b"/s", 1, 2, (3,), (4, 5), SocketFile(6, 7, 8, 9), OwnName(b"/o", 0o600))
 
 
-def test_a_restore_file_names_its_inodes() -> None:
-    assert record.restore_inodes(record.pack_restore([_record(5), _record(9)])) == {5, 9}
-    assert record.restore_inodes(record.pack_restore([])) == set()
+OTHER = RestoreRecord(
+    9, 5, b"\0name", 0, 0, tuple(range(9)), None, None, OwnName(b"\0own"), Missing(30, True), True
+)
+HOLDING = Holding("0123456789abcdef" * 2, "boot", "digest", (Kept(5, 1), Kept(7, 2, True)))
+
+
+def test_restore_records_come_back_as_they_were() -> None:
+    for records in ((), (_record(5),), (_record(5), OTHER, _record(7))):
+        assert record.unpack_restore(record.pack_restore(records)) == records
+
+
+def test_a_holding_comes_back_as_it_was() -> None:
+    assert record.unpack_holding(record.pack_holding(HOLDING)) == HOLDING
+    with pytest.raises(ValueError, match="too long"):
+        record.pack_holding(replace(HOLDING, boot_id="x" * 40))
+    with pytest.raises(RecordDamaged, match="names no holder"):
+        record.unpack_holding(record.pack_holding(replace(HOLDING, id="../" + "0" * 29)))
+
+
+def test_a_message_with_descriptors_names_its_inodes() -> None:
+    inos = tuple(range(1, record.MAX_PASSED + 1))
+    assert record.unpack_fds(record.pack_fds(inos)) == inos
+    for damaged in (b"", record.pack_fds(inos)[:-1], record.pack_fds((*inos, 9)), b"x" * 12):
+        with pytest.raises(RecordDamaged):
+            record.unpack_fds(damaged)
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"), [("fail", (0, False)), ("", (0, False)), ("hangup", (0, True)), ("30", (30, False))]
+)
+def test_what_to_do_where_nobody_listens(text: str, missing: tuple[int, bool]) -> None:
+    assert Missing.of(text) == missing
 
 
 @given(st.data())
-def test_any_change_of_a_restore_file_is_noticed(data: st.DataObject) -> None:
-    raw = record.pack_restore([_record(5), _record(9)])
+def test_any_change_of_a_file_is_noticed(data: st.DataObject) -> None:
+    raw, read = data.draw(
+        st.sampled_from(
+            [
+                (record.pack_restore([_record(5), OTHER]), record.unpack_restore),
+                (record.pack_holding(HOLDING), record.unpack_holding),
+            ]
+        )
+    )
     at = data.draw(st.integers(0, len(raw) - 1))
     value = data.draw(st.integers(0, 255).filter(lambda value: value != raw[at]))
     with pytest.raises(RecordDamaged):
-        record.restore_inodes(raw[:at] + bytes([value]) + raw[at + 1 :])
+        read(raw[:at] + bytes([value]) + raw[at + 1 :])
     with pytest.raises(RecordDamaged):
-        record.restore_inodes(raw[:at])
+        read(raw[:at])
 
 
 @pytest.mark.parametrize(
@@ -121,4 +179,4 @@ def test_a_count_that_lies_is_noticed() -> None:
     struct.pack_into("<I", raw, 16, 0)
     struct.pack_into("<I", raw, 16, zlib.crc32(raw))
     with pytest.raises(RecordDamaged, match="fewer records"):
-        record.restore_inodes(bytes(raw))
+        record.unpack_restore(bytes(raw))

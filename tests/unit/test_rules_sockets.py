@@ -13,7 +13,7 @@ from externalizer.model.socket import Credentials, FileId, Peer, Shutdown, SockS
 from externalizer.rules.protocols import stateful
 from externalizer.rules.registry import first_match
 from externalizer.rules.sides import listening, side
-from externalizer.rules.unix_sockets import UNIX_SOCKETS, SocketFacts
+from externalizer.rules.unix_sockets import UNIX_SOCKETS, SocketFacts, all_rules
 
 NETNS = 4026531840
 SOCKET = UnixSocket(
@@ -38,6 +38,7 @@ def judged(
     return rule.id, rule.action
 
 
+REFUSING = (Verdict.REFUSED, Verdict.UNKNOWN, Verdict.NEEDS_CHOICE)
 DGRAM = {"type": SockType.DGRAM}
 NAMELESS = {"name": b"", "path_in_client_ns": b"", "name_file": None}
 
@@ -82,8 +83,8 @@ def test_each_fact_decides(socket: Any, peer: Any, facts: Any, expected: tuple[s
 
 
 def test_every_refusal_refuses_and_says_what_to_do() -> None:
-    for rule in UNIX_SOCKETS:
-        assert (rule.action is Action.REFUSE) == (rule.verdict in (Verdict.REFUSED, Verdict.UNKNOWN)), rule.id
+    for rule in all_rules():
+        assert (rule.action is Action.REFUSE) == (rule.verdict in REFUSING), rule.id
         if rule.action is Action.REFUSE:
             assert rule.remedy, rule.id
 

@@ -19,11 +19,12 @@ from externalizer.checkpoint.recording import Recorder
 from externalizer.checkpoint.stages.pre_dump import refuse
 from externalizer.checkpoint.survey import survey
 from externalizer.checkpoint.targets import with_owners
+from externalizer.checkpoint.wishes import policy_of
 from externalizer.criu import images as criu_images
 from externalizer.criu import unixedit
 from externalizer.criu.messages import USK_CALLBACK
 from externalizer.errors import Refused
-from externalizer.kernel import safefs
+from externalizer.kernel import procfs, safefs
 from externalizer.model.finding import Action
 from externalizer.model.plan import Plan, to_json
 from externalizer.model.process import TaskKey
@@ -42,7 +43,8 @@ def run(pid: int, images: int) -> None:
     """Complete the image directory, or raise: then criu lets the tree run on."""
     if _completed(images):
         return
-    plan = survey(pid, installation.paths())
+    policy = policy_of(registry.find(TaskKey(pid, procfs.starttime(pid))))
+    plan = survey(pid, installation.paths(), policy)
     refuse(plan)
     plan = with_owners(plan)
     files = criu_images.FilesImage(images)

@@ -14,6 +14,7 @@ from externalizer.checkpoint import identity, installation, registry
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import say
 from externalizer.checkpoint.survey import survey
+from externalizer.checkpoint.wishes import policy_of
 from externalizer.errors import Refused
 from externalizer.kernel import procfs, safefs
 from externalizer.model.plan import Plan
@@ -29,7 +30,7 @@ def run(pid: int, images: int) -> None:
     target = TaskKey(pid, procfs.starttime(pid))
     identity.check(target, criu, os.environ)
     registered = registry.find(target)
-    plan = survey(pid, installation.paths())
+    plan = survey(pid, installation.paths(), policy_of(registered))
     refuse(plan)
     if registered is None:
         say(f"no plan is registered for pid {pid}: planned now")

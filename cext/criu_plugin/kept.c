@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Sockets that a holder process kept open since the dump: externalizer/holder is the other side.
+ *
+ * They are taken once, in criu itself before any fork, where the holder's path is visible and we are root of
+ * the initial namespaces; criu's fdstore carries them into the restoring tasks.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "criu_abi.h"
+#include "plugin.h"
+
+#define HOLDER_DEADLINE_SECONDS 10 /* for each message of the holder */
+
+static int *store_ids; /* fdstore ids in the order of the file's entries; -1 = not taken */
+
+static int check_boot(const struct ez_holding *holding)
+{
+	char boot[64] = "";
+	ssize_t n;
+	int fd;
+
+	fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = read(fd, boot, sizeof(boot) - 1);
+	close(fd);
+	if (n <= 0)
+		return -EIO;
+	boot[strcspn(boot, "\n")] = 0;
+	if (!strcmp(boot, holding->boot_id))
+		return 0;
+	ez_log(EZ_LOG_ERROR, "sockets were kept on another host or before another boot: they are gone\n");
+	return -ENOENT;
+}
+
+static int holder_connect(const struct ez_holding *holding)
+{
+	const struct timeval tv = { .tv_sec = HOLDER_DEADLINE_SECONDS };
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	char ask[16 + sizeof(holding->digest)];
+	int sk, ret, len;
+
+	snprintf(addr.sun_path, sizeof(addr.sun_path), EZ_KEPT_DIRECTORY "/%s/socket", holding->id);
+	sk = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (sk < 0)
+		return -errno;
+	len = snprintf(ask, sizeof(ask), "take %s", holding->digest);
+	if (setsockopt(sk, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) ||
+	    setsockopt(sk, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) ||
+	    connect(sk, (void *)&addr, sizeof(addr)) || send(sk, ask, len, MSG_NOSIGNAL) != len) {
+		ret = errno == ECONNREFUSED ? -ENOENT : -errno;
+		ez_log(EZ_LOG_ERROR, "the holder %s of kept sockets can't be reached: %s\n", holding->id,
+		       ret == -ENOENT ? "it has ended (`externalize kept` may tell why)" : strerror(-ret));
+		close(sk);
+		return ret;
+	}
+	return sk;
+}
+
+/* One message; returns how many descriptors came, or -errno with none left open. */
+static int receive(int sk, struct ez_fds *message, int *fds)
+{
+	char control[CMSG_SPACE(EZ_MAX_PASSED * sizeof(int))] __attribute__((aligned(8)));
+	struct iovec iov = { .iov_base = message, .iov_len = sizeof(*message) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+			      .msg_controllen = sizeof(control) };
+	struct cmsghdr *cmsg;
+	int count = 0;
+	ssize_t n;
+
+	do
+		n = recvmsg(sk, &msg, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return errno == EAGAIN ? -ETIMEDOUT : -errno;
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
+		count = (int)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(cmsg), count * sizeof(int));
+	}
+	if (n >= (ssize_t)(2 * sizeof(uint32_t)) && message->magic == EZ_FDS_MAGIC && count > 0 &&
+	    message->count == (uint32_t)count && n == (ssize_t)((2 + count) * sizeof(uint32_t)) &&
+	    !(msg.msg_flags & (MSG_CTRUNC | MSG_TRUNC)))
+		return count;
+	while (count > 0)
+		close(fds[--count]);
+	return n == 0 ? -ENOENT : -EPROTO;
+}
+
+static int store(const struct ez_file *holding, const struct ez_fds *message, const int *fds, int count)
+{
+	const struct ez_kept *first = (const void *)(ez_holding_of(holding) + 1);
+	int stored = 0;
+
+	for (int i = 0; i < count; i++) {
+		const struct ez_kept *kept = ez_kept_find(holding, message->ino[i]);
+		int id = kept && store_ids[kept - first] < 0 ? fdstore_add(fds[i]) : -1;
+
+		close(fds[i]);
+		if (id < 0)
+			continue;
+		store_ids[kept - first] = id;
+		stored++;
+	}
+	return stored;
+}
+
+static int receive_all(int sk, const struct ez_file *holding)
+{
+	struct ez_fds message;
+	int fds[EZ_MAX_PASSED];
+
+	for (uint32_t have = 0; have < holding->count;) {
+		int count = receive(sk, &message, fds), stored;
+
+		if (count < 0) {
+			ez_log(EZ_LOG_ERROR, "the holder of kept sockets gave %u of %u: %s\n", have, holding->count,
+			       count == -ENOENT ? "it refused the rest" : strerror(-count));
+			return count == -ENOENT ? -EPROTO : count;
+		}
+		stored = store(holding, &message, fds, count);
+		if (stored != count) {
+			ez_log(EZ_LOG_ERROR, "the holder gave sockets that were not kept for these images\n");
+			return -EPROTO;
+		}
+		have += stored;
+	}
+	return 0;
+}
+
+int ez_kept_take(const struct ez_file *holding)
+{
+	int sk, ret;
+
+	if (!fdstore_add || !fdstore_get) {
+		ez_log(EZ_LOG_ERROR, "this criu can't carry kept sockets into the tasks (no fdstore)\n");
+		return -ENOSYS;
+	}
+	ret = check_boot(ez_holding_of(holding));
+	if (ret)
+		return ret;
+	store_ids = malloc((holding->count + 1) * sizeof(*store_ids));
+	if (!store_ids)
+		return -ENOMEM;
+	memset(store_ids, 0xff, (holding->count + 1) * sizeof(*store_ids));
+	sk = holder_connect(ez_holding_of(holding));
+	if (sk < 0)
+		return sk;
+	ret = receive_all(sk, holding);
+	close(sk);
+	return ret;
+}
+
+int ez_kept_get(const struct ez_file *holding, const struct ez_kept *kept, int *fd_out)
+{
+	const struct ez_kept *first = (const void *)(ez_holding_of(holding) + 1);
+	int fd;
+
+	if (!store_ids || store_ids[kept - first] < 0)
+		return -ENOENT;
+	fd = fdstore_get(store_ids[kept - first]);
+	if (fd < 0) {
+		ez_log(EZ_LOG_ERROR, "socket %u: criu's fdstore does not give it back\n", kept->ino);
+		return -EIO;
+	}
+	*fd_out = fd;
+	return 0;
+}
+
+void ez_kept_free(void)
+{
+	free(store_ids);
+	store_ids = NULL;
+}

@@ -1,0 +1,88 @@
+"""The options that say what shall become of external sockets, shared by plan and dump."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from externalizer.errors import UsageError
+from externalizer.model.policy import Policy, PolicyRule, Want, check_on_missing
+from externalizer.model.text import printable
+from externalizer.plan.policy import KINDS, parse_pattern
+from externalizer.settings import policies
+from externalizer.settings.policyfile import PolicyFile, check_keep_seconds
+
+_HELP = {
+    Want.KEEP: "keep it open in a holder process: the session survives, on this host and boot only",
+    Want.RECONNECT: "connect it again at restore: the server sees a new connection",
+    Want.HANGUP: "restore it as if its peer had closed",
+    Want.REFUSE: "refuse the dump while there is such a socket",
+}
+
+
+class _Rule(argparse.Action):
+    """Appends to one list whichever of the options is given: the last that matches a socket decides."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> None:
+        try:
+            parse_pattern(values)
+        except ValueError as error:
+            raise argparse.ArgumentError(self, f"{values!r} is no pattern: {error}") from error
+        rule = PolicyRule(
+            pattern=printable(os.fsencode(values)),
+            want=Want(self.const),
+            origin=option or "",
+        )
+        namespace.policy_rules = [*(getattr(namespace, "policy_rules", None) or []), rule]
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "what shall become of external sockets", f"PATTERN: {KINDS}. The last that matches decides."
+    )
+    for want, text in _HELP.items():
+        group.add_argument(
+            f"--{want.value}", action=_Rule, const=want.value, metavar="PATTERN", dest="policy_rules",
+            help=text,
+        )  # fmt: skip
+    group.add_argument("--policy", metavar="FILE", help="a policy file, over /etc/externalizer/policy.toml")
+    group.add_argument(
+        "--strict", action="store_true", default=None, help="refuse sockets that speak an unknown protocol"
+    )
+    group.add_argument(
+        "--on-missing", type=_on_missing, metavar="fail|hangup|SECONDS",
+        help="if a listener is gone at restore: fail (default), hang up, or wait for it",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep-seconds", type=_keep_seconds, metavar="N", help="time to live of kept sockets; default: 3600"
+    )
+
+
+def _on_missing(text: str) -> str:
+    try:
+        return check_on_missing(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is {error}") from error
+
+
+def _keep_seconds(text: str) -> int:
+    try:
+        return check_keep_seconds(int(text) if text.isascii() and text.isdigit() else text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def chosen(args: argparse.Namespace) -> Policy:
+    """The policy of a command line. Raises UsageError."""
+    if args.policy is not None and not args.policy:
+        raise UsageError("--policy was given no file")
+    given = PolicyFile(
+        rules=tuple(args.policy_rules or ()),
+        strict=args.strict,
+        on_missing=args.on_missing,
+        keep_seconds=args.keep_seconds,
+    )
+    return policies.policy(args.policy, given)

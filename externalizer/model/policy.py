@@ -1,0 +1,56 @@
+"""What the user wants for external sockets, as it is stored in a plan."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+KEEP_SECONDS = 3600  # default time to live of kept sockets
+WAIT_MAX = 86400  # seconds that a restore may be told to wait for a listener
+
+
+class Want(str, enum.Enum):
+    """What a rule of the policy asks for a socket."""
+
+    KEEP = "keep"
+    RECONNECT = "reconnect"
+    HANGUP = "hangup"
+    REFUSE = "refuse"
+
+
+class PolicyRule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`pattern` in the printable form of model.text, else as the user wrote it and plan.policy parses it.
+
+    `origin` says where it was written, for people.
+    """
+
+    pattern: str
+    want: Want
+    origin: str
+    on_missing: str = ""  # "" = the policy's
+
+
+class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The last rule that matches a socket decides; without one the defaults of docs/rules.md do.
+
+    `on_missing`: what a restore does where a listener, or the holder of a kept socket, is gone: "fail",
+    "hangup", or the number of seconds to wait for it. `keep_seconds` is the time to live of kept sockets.
+    """
+
+    rules: tuple[PolicyRule, ...] = ()
+    strict: bool = False
+    on_missing: str = "fail"
+    keep_seconds: int = KEEP_SECONDS
+
+
+DEFAULTS = Policy()
+
+
+def check_on_missing(text: str) -> str:
+    """Return `text` if it is a value of `on_missing`. Raises ValueError with a sentence."""
+    if text in ("fail", "hangup"):
+        return text
+    if text.isascii() and text.isdigit() and 0 < len(text) < 9 and 0 < int(text) <= WAIT_MAX:
+        return str(int(text))
+    raise ValueError(f"neither fail nor hangup nor a number of seconds from 1 to {WAIT_MAX}")

@@ -1,0 +1,1 @@
+"""What users configure in files: read here, judged in plan."""
