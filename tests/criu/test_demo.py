@@ -35,7 +35,6 @@ class Demo:
         return subprocess.Popen(
             [*COMMAND, *options], env=environ, cwd=self._place,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # nohup(1)
         )  # fmt: skip
 
     def run(self, *options: str) -> tuple[int, str, str]:
