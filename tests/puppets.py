@@ -166,9 +166,9 @@ class Checkpoint:
         self.images = directory / "images"
         self._plan = directory / "plan"
 
-    def plain_dump(self, puppet: Puppet, *words: str) -> Ran:
-        """`externalize PID`, then criu itself with the files it wrote."""
-        planned = externalize(puppet.pid, "-o", self._plan)
+    def plain_dump(self, puppet: Puppet, *words: str, planned_by: Sequence[str] = ()) -> Ran:
+        """`externalize PID` with the words `planned_by`, then criu itself with the files it wrote."""
+        planned = externalize(puppet.pid, "-o", self._plan, *planned_by)
         assert planned.code == 0, planned
         self.images.mkdir(mode=0o700)
         return self._criu(
@@ -201,9 +201,9 @@ class Checkpoint:
     def restore(self, *words: str) -> Ran:
         return externalize("restore", "-d", "-D", self.images, *words)
 
-    def cycle(self, puppet: Puppet, *, plain: bool = False) -> None:
-        """Dump and restore; the puppet's process ends in between, its pid is the same after."""
-        dumped = self.plain_dump(puppet) if plain else self.dump(puppet)
+    def cycle(self, puppet: Puppet, *policy: str, plain: bool = False) -> None:
+        """Dump and restore by a policy; the puppet's process ends in between, its pid is the same after."""
+        dumped = self.plain_dump(puppet, planned_by=policy) if plain else self.dump(puppet, *policy)
         assert dumped.code == 0, (dumped.out, dumped.err, self.log("dump.log")[-4000:])
         puppet.reap()
         restored = self.plain_restore() if plain else self.restore()

@@ -35,8 +35,8 @@ struct ez_criu_plugin {
 
 /* Exported by criu. Weak, so that a criu without one of them loads the plugin and gets a clear message. */
 extern int criu_get_image_dir(void) __attribute__((weak));
-extern int fdstore_add(int fd) __attribute__((weak));
-extern int fdstore_get(int id) __attribute__((weak));
+extern int inherit_fd_add(int fd, char *key) __attribute__((weak));
+extern int inherit_fd_lookup_id(char *key) __attribute__((weak));
 extern void print_on_level(unsigned int level, const char *format, ...)
 	__attribute__((weak, format(printf, 2, 3)));
 

@@ -3,7 +3,9 @@
  * Sockets that a holder process kept open since the dump: externalizer/holder is the other side.
  *
  * They are taken once, in criu itself before any fork, where the holder's path is visible and we are root of
- * the initial namespaces; criu's fdstore carries them into the restoring tasks.
+ * the initial namespaces. criu's own --inherit-fd carries them into the restoring tasks: what is in its list
+ * when plugins have been initialised goes into its fdstore, which exists only later in criu before 4.2
+ * (cr_restore_tasks), and can be had from there in every task by its key.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -11,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -21,7 +24,24 @@
 
 #define HOLDER_DEADLINE_SECONDS 10 /* for each message of the holder */
 
-static int *store_ids; /* fdstore ids in the order of the file's entries; -1 = not taken */
+static uint8_t *taken; /* for each entry of the file whether its descriptor has come */
+
+static char *key_of(uint32_t ino, char *buf, size_t size)
+{
+	snprintf(buf, size, "externalizer-kept[%u]", ino);
+	return buf;
+}
+
+/* All of them are open here at once, for a moment. */
+static void raise_limit(void)
+{
+	struct rlimit limit;
+
+	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
 
 static int check_boot(const struct ez_holding *holding)
 {
@@ -104,12 +124,14 @@ static int store(const struct ez_file *holding, const struct ez_fds *message, co
 
 	for (int i = 0; i < count; i++) {
 		const struct ez_kept *kept = ez_kept_find(holding, message->ino[i]);
-		int id = kept && store_ids[kept - first] < 0 ? fdstore_add(fds[i]) : -1;
+		char key[64];
 
-		close(fds[i]);
-		if (id < 0)
+		if (!kept || taken[kept - first] ||
+		    inherit_fd_add(fds[i], key_of(kept->ino, key, sizeof(key)))) {
+			close(fds[i]);
 			continue;
-		store_ids[kept - first] = id;
+		}
+		taken[kept - first] = 1;
 		stored++;
 	}
 	return stored;
@@ -142,17 +164,17 @@ int ez_kept_take(const struct ez_file *holding)
 {
 	int sk, ret;
 
-	if (!fdstore_add || !fdstore_get) {
-		ez_log(EZ_LOG_ERROR, "this criu can't carry kept sockets into the tasks (no fdstore)\n");
+	if (!inherit_fd_add || !inherit_fd_lookup_id) {
+		ez_log(EZ_LOG_ERROR, "this criu can't carry kept sockets into the tasks\n");
 		return -ENOSYS;
 	}
 	ret = check_boot(ez_holding_of(holding));
 	if (ret)
 		return ret;
-	store_ids = malloc((holding->count + 1) * sizeof(*store_ids));
-	if (!store_ids)
+	taken = calloc(holding->count + 1, 1);
+	if (!taken)
 		return -ENOMEM;
-	memset(store_ids, 0xff, (holding->count + 1) * sizeof(*store_ids));
+	raise_limit();
 	sk = holder_connect(ez_holding_of(holding));
 	if (sk < 0)
 		return sk;
@@ -164,13 +186,14 @@ int ez_kept_take(const struct ez_file *holding)
 int ez_kept_get(const struct ez_file *holding, const struct ez_kept *kept, int *fd_out)
 {
 	const struct ez_kept *first = (const void *)(ez_holding_of(holding) + 1);
+	char key[64];
 	int fd;
 
-	if (!store_ids || store_ids[kept - first] < 0)
+	if (!taken || !taken[kept - first])
 		return -ENOENT;
-	fd = fdstore_get(store_ids[kept - first]);
+	fd = inherit_fd_lookup_id(key_of(kept->ino, key, sizeof(key)));
 	if (fd < 0) {
-		ez_log(EZ_LOG_ERROR, "socket %u: criu's fdstore does not give it back\n", kept->ino);
+		ez_log(EZ_LOG_ERROR, "socket %u: criu does not give it back\n", kept->ino);
 		return -EIO;
 	}
 	*fd_out = fd;
@@ -179,6 +202,6 @@ int ez_kept_get(const struct ez_file *holding, const struct ez_kept *kept, int *
 
 void ez_kept_free(void)
 {
-	free(store_ids);
-	store_ids = NULL;
+	free(taken);
+	taken = NULL;
 }

@@ -68,8 +68,8 @@ int ez_reconnect(const struct ez_restore *rec, int *fd_out);
 int ez_hung_up(uint32_t type, int *fd_out);
 
 /*
- * Once, in criu itself before any fork: takes the kept descriptors from their holder into criu's fdstore. 0,
- * or -errno: logged; -ENOENT where the holder is gone.
+ * Once, in criu itself before any fork: takes the kept descriptors from their holder for the tasks to come.
+ * 0, or -errno: logged; -ENOENT where the holder is gone.
  */
 int ez_kept_take(const struct ez_file *holding);
 

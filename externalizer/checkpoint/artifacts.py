@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 from externalizer.criu import images
 from externalizer.errors import RestoreFailed
 from externalizer.model.plan import Plan, PlanDamaged, from_json
+from externalizer.model.record import (
+    HOLDING_FILE,
+    RECORDS_VARIABLE,
+    Holding,
+    RecordDamaged,
+    unpack_holding,
+)
 
 PLAN_FILE = "externalizer-plan.json"
 
@@ -21,3 +30,32 @@ def stored_plan(dirfd: int) -> Plan | None:
             why="it says what the restored sockets must be connected to",
             hint="copy the image directory again, whole",
         ) from error
+
+
+def stored_holding(dirfd: int) -> Holding | None:
+    """Which holder keeps sockets of these images, None = none. Raises RestoreFailed."""
+    try:
+        raw = images.read_optional(dirfd, HOLDING_FILE)
+        return None if raw is None else unpack_holding(raw)
+    except (RecordDamaged, images.ImageDamaged) as error:
+        raise RestoreFailed(
+            f"{HOLDING_FILE} in the image directory can't be used: {error}",
+            why="it says who keeps sockets open for this tree",
+            hint="copy the image directory again, whole",
+        ) from error
+
+
+def wanted_plan(dirfd: int) -> Plan | None:
+    """In the hook: the plan that this restore follows, which the user may have adapted.
+
+    What `externalize restore` adapted lies in a directory that it names (checkpoint.adapted). Raises as
+    `stored_plan`.
+    """
+    adapted = os.environ.get(RECORDS_VARIABLE)
+    if not adapted:
+        return stored_plan(dirfd)
+    fd = os.open(adapted, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return stored_plan(fd)
+    finally:
+        os.close(fd)

@@ -39,6 +39,10 @@ def _stage(name: str) -> Callable[[int, int], None]:
         from externalizer.checkpoint.stages import post_restore
 
         return post_restore.run
+    if name == "post-resume":
+        from externalizer.checkpoint.stages import post_resume
+
+        return post_resume.run
     raise ExternalizerError(f"the hook was started for the unknown stage {name!r}")
 
 

@@ -54,6 +54,27 @@ def _from_config(criu: int) -> TaskKey | None:
     return None if plan is None else TaskKey(plan.target.pid, plan.target.starttime)
 
 
+_SHORT = {b"-R": "--leave-running", b"-s": "--leave-stopped"}
+
+
+def options_of(criu: int) -> frozenset[str]:
+    """The long names of the options that criu was given by command line or config file, as far as seen.
+
+    getopt_long(3) takes unambiguous beginnings; those that begin an option of interest are completed.
+    """
+    words = [*procfs.cmdline(criu), *config_words(criu)]
+    found = {_SHORT[word] for word in words if word in _SHORT}
+    found |= {word.split(b"=", 1)[0].decode("ascii", "replace") for word in words if word.startswith(b"--")}
+    return frozenset(_completed(name) for name in found)
+
+
+def _completed(name: str) -> str:
+    for whole in ("--leave-running", "--leave-stopped", "--page-server", "--stream"):
+        if len(name) > len("--leave-") and whole.startswith(name):
+            return whole
+    return name
+
+
 def config_words(criu: int) -> list[bytes]:
     """The options in the file that criu was given by --config, with leading dashes; perhaps none."""
     config = _config(criu)

@@ -8,21 +8,45 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterable
 
 from externalizer.checkpoint import targets
+from externalizer.checkpoint.hook import say
 from externalizer.checkpoint.restored import Restored
 from externalizer.errors import RestoreFailed
 from externalizer.kernel import namespaces
 from externalizer.model.plan import SocketPlan
+from externalizer.model.record import Missing
 from externalizer.model.text import socket_name, to_bytes
+
+_RETRY_SECONDS = 0.05  # between two looks for a receiver that is waited for
 
 
 def connect_datagrams(tree: Restored, planned: Iterable[SocketPlan]) -> None:
-    """Connect each socket to its planned target. Raises RestoreFailed at the first that can't be."""
+    """Connect each socket to its planned target. Raises RestoreFailed at the first that can't be.
+
+    A receiver that is gone is waited for, or the socket stays unconnected, where its policy says so.
+    """
+    start = time.monotonic()
     for one in planned:
+        missing = Missing.of(one.on_missing)
         with socket.socket(fileno=tree.duplicate(one)) as ours:
-            _connect(ours, one, tree.pid(one))
+            while True:
+                try:
+                    _connect(ours, one, tree.pid(one))
+                except ReceiverGone as error:
+                    if time.monotonic() < start + missing.wait:
+                        time.sleep(_RETRY_SECONDS)
+                        continue
+                    if not missing.hangup:
+                        raise
+                    say(f"left unconnected, as its policy says: {error.what}")
+                break
+
+
+class ReceiverGone(RestoreFailed):
+    """Nobody receives at the address."""
 
 
 def _connect(ours: socket.socket, planned: SocketPlan, pid: int) -> None:
@@ -34,7 +58,8 @@ def _connect(ours: socket.socket, planned: SocketPlan, pid: int) -> None:
             _connect_path(ours, planned, pid)
     except OSError as error:
         holder = planned.holders[0]
-        raise RestoreFailed(
+        gone = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
+        raise (ReceiverGone if gone else RestoreFailed)(
             f"{holder.comm} fd {holder.fd} can't be connected to {socket_name(target)} again: "
             f"{error.strerror or error}",
             why="its messages would be lost",

@@ -11,31 +11,31 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from externalizer.checkpoint import installation, runfile
+from externalizer.checkpoint import adapted, installation, preflight, runfile
 from externalizer.checkpoint.artifacts import stored_plan
 from externalizer.checkpoint.dump import check_scripts, script_variables
 from externalizer.checkpoint.outcome import explained
 from externalizer.checkpoint.progress import following
-from externalizer.criu import command, config, logs, pages
-from externalizer.criu.images import ImageDamaged, read_file
+from externalizer.criu import command, config, logs
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import RestoreFailed, UsageError
 from externalizer.kernel import fserrors, procfs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model import plan as model
-from externalizer.model.finding import Action
-from externalizer.model.record import RESTORE_FILE, RecordDamaged, unpack_restore
 from externalizer.model.text import printable
 
 LOG = "restore.log"
 _REAP_SECONDS = 2.0  # a failed criu has killed the tasks before it ends; they only have to be waited for
 _KILL_SECONDS = 10.0  # that a killed task may take to end
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2), Linux 3.4
+
+
+NO_WISHES = adapted.Wishes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Options:
     tcp_established: bool = False
     scripts: tuple[str, ...] = ()
     passed_on: tuple[str, ...] = ()
+    wishes: adapted.Wishes = NO_WISHES
 
 
 def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[str], None]) -> int:
@@ -66,43 +67,12 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
                 why="what its sockets and mounts must become is in externalizer-plan.json",
                 hint="dump with `externalize dump`, or with criu and the dump.conf of `externalize PID`",
             )
-        _check_memory(dirfd)
-        _check_records(dirfd, plan)
-        return _run(dirfd, images, criu, options, plan, progress)
+        plan = adapted.apply(plan, options.wishes)
+        preflight.check(dirfd, plan, progress)
+        with adapted.written(dirfd, plan, options.wishes) as variables:
+            return _run(dirfd, images, criu, options, plan, variables, progress)
     finally:
         os.close(dirfd)
-
-
-def _check_memory(dirfd: int) -> None:
-    try:
-        problem = pages.missing(dirfd)
-    except ImageDamaged as error:
-        problem = error.what
-    if problem:
-        raise RestoreFailed(
-            f"the images are not complete: {problem}",
-            why="criu would not see that and never come to an end",
-            hint="copy the image directory again, whole",
-        )
-
-
-def _check_records(dirfd: int, plan: model.Plan) -> None:
-    """What the plugin would refuse in the middle of the restore, told before it. Raises RestoreFailed."""
-    wanted = {socket.ino for socket in plan.sockets if socket.action is Action.RECONNECT}
-    try:
-        recorded = unpack_restore(read_file(dirfd, RESTORE_FILE)) if wanted else ()
-        missing = wanted - {record.ino for record in recorded}
-        problem = f"sockets {sorted(missing)} have no record" if missing else ""
-    except ImageDamaged as error:
-        problem = error.what
-    except RecordDamaged as error:
-        problem = str(error)
-    if problem:
-        raise RestoreFailed(
-            f"{RESTORE_FILE} in the image directory can't be used: {problem}",
-            why="it says how the sockets are connected again",
-            hint="copy the image directory again, whole",
-        )
 
 
 def _config(plan: model.Plan, criu: Criu, root: str | None) -> bytes:
@@ -120,7 +90,13 @@ def _config(plan: model.Plan, criu: Criu, root: str | None) -> bytes:
 
 
 def _run(
-    dirfd: int, images: bytes, criu: Criu, options: Options, plan: model.Plan, progress: Callable[[str], None]
+    dirfd: int,
+    images: bytes,
+    criu: Criu,
+    options: Options,
+    plan: model.Plan,
+    variables: Mapping[str, str],
+    progress: Callable[[str], None],
 ) -> int:
     progress(f"criu {'.'.join(map(str, criu.version))} restores {plan.target.comm} from {printable(images)}")
     pidfile = f"restored-{os.getpid()}.pid"
@@ -138,7 +114,7 @@ def _run(
             status = command.run(
                 criu,
                 [*words, "--config", file.path, *options.passed_on],
-                variables={**file.variables, **script_variables(options.scripts)},
+                variables={**file.variables, **script_variables(options.scripts), **variables},
                 on_interrupt=_on_interrupt(dirfd, pidfile),
                 pass_fds=[dirfd],
                 keep_terminal=options.shell_job,

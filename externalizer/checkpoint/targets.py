@@ -94,6 +94,8 @@ def open_same(planned: SocketPlan) -> int:
 def _difference(planned: SocketPlan, status: os.stat_result, directory: os.stat_result) -> str:
     if not stat.S_ISSOCK(status.st_mode):
         return f"there is no socket at {printable(to_bytes(planned.target))}"
+    if planned.mapped:
+        return ""
     if (status.st_uid, status.st_gid) != (planned.target_uid, planned.target_gid):
         return (
             f"the socket there belongs to uid {status.st_uid} gid {status.st_gid}, "

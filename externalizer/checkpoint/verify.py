@@ -12,7 +12,8 @@ from externalizer.checkpoint.restored import Restored
 from externalizer.errors import ExternalizerError
 from externalizer.model.finding import Action
 from externalizer.model.plan import SocketPlan
-from externalizer.model.socket import Peer, SockType
+from externalizer.model.record import Missing
+from externalizer.model.socket import Peer, SockType, UnixSocket
 from externalizer.model.text import socket_name, to_bytes
 from externalizer.scan import peers
 
@@ -34,6 +35,9 @@ def verify(tree: Restored, planned: Sequence[SocketPlan]) -> Report:
     described = peers.describe(tree.snapshot, list(tree.snapshot.external_sockets()))
     for one in planned:
         try:
+            if Missing.of(one.on_missing).hangup and _is_left_alone(tree, one):
+                report.unverified.append(f"{_subject(one)}: its other end is gone, as its policy allows")
+                continue
             problems = list(_problems(tree, one))
             if one.action is Action.RECONNECT and not problems:
                 _server_side(tree, one, described, report)
@@ -54,12 +58,32 @@ def _problems(tree: Restored, one: SocketPlan) -> Iterator[str]:
         yield f"it is a {SockType(found.type).name.lower()} socket, it was {one.type}"
         return
     with socket.socket(fileno=tree.duplicate(one)) as ours:
-        if one.action is Action.RECONNECT:
+        if one.action is Action.KEEP:
+            yield from _kept(found, one)
+        elif one.action is Action.RECONNECT:
             yield from _connected_to_server(ours, one)
         elif one.action is Action.DATAGRAM:
             yield from _connected(ours, one)
         elif one.type != "dgram" and not _hung_up(ours):
             yield "its peer should look closed, but it does not"
+
+
+def _is_left_alone(tree: Restored, one: SocketPlan) -> bool:
+    """Whether it has become what its policy wants where the other end is gone."""
+    with socket.socket(fileno=tree.duplicate(one)) as ours:
+        if one.type != "dgram":
+            return _hung_up(ours)
+        try:
+            ours.getpeername()
+        except OSError:
+            return True
+        return False
+
+
+def _kept(found: UnixSocket, one: SocketPlan) -> Iterator[str]:
+    """The very same socket: its inode is that of before."""
+    if found.ino != one.ino:
+        yield f"it is socket {found.ino}, it should still be {one.ino}"
 
 
 def _connected(ours: socket.socket, one: SocketPlan) -> Iterator[str]:
@@ -73,7 +97,7 @@ def _connected_to_server(ours: socket.socket, one: SocketPlan) -> Iterator[str]:
     """The server by who called listen(2), never by pid: that may be another after it was restarted."""
     yield from _connected(ours, one)
     _, uid, gid = _UCRED.unpack(ours.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    if one.peer.uid is not None and (uid, gid) != (one.peer.uid, one.peer.gid):
+    if not one.mapped and one.peer.uid is not None and (uid, gid) != (one.peer.uid, one.peer.gid):
         yield f"its server is uid {uid} gid {gid}, it was uid {one.peer.uid} gid {one.peer.gid}"
 
 

@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", default=None, help="refuse sockets that speak an unknown protocol"
     )
     group.add_argument(
-        "--on-missing", type=_on_missing, metavar="fail|hangup|SECONDS",
+        "--on-missing", type=on_missing, metavar="fail|hangup|SECONDS",
         help="if a listener is gone at restore: fail (default), hang up, or wait for it",
     )  # fmt: skip
     group.add_argument(
@@ -61,7 +61,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _on_missing(text: str) -> str:
+def on_missing(text: str) -> str:
     try:
         return check_on_missing(text)
     except ValueError as error:

@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 
+from externalizer.checkpoint import adapted
 from externalizer.checkpoint import restore as checkpoint
-from externalizer.cli import common
+from externalizer.cli import common, policies
 from externalizer.errors import ExitCode, UsageError
 from externalizer.kernel import safefs
 from externalizer.model.text import printable
@@ -26,6 +27,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", metavar="DIR", help="root file system of the tree; default: where it was at the dump"
     )
+    parser.add_argument(
+        "--map-socket",
+        action="append",
+        default=[],
+        type=_socket_map,
+        metavar="OLD=NEW",
+        help="connect to NEW what was connected to OLD (a path, or @ and an abstract name); may be repeated",
+    )
+    parser.add_argument(
+        "--on-missing", type=policies.on_missing, metavar="fail|hangup|SECONDS",
+        help="where a listener or a holder is gone, whatever the plan says: fail, hang up, or wait",
+    )  # fmt: skip
     common.add_checkpoint(parser)
 
 
@@ -37,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
         tcp_established=args.tcp_established,
         scripts=tuple(args.action_script),
         passed_on=tuple(args.passed_on),
+        wishes=adapted.Wishes(tuple(args.map_socket), args.on_missing or ""),
     )
+    adapted.check_maps(args.map_socket)
     images = common.check_directory_name(args.images_dir)
     _check_pidfile(args.pidfile)
     pid = checkpoint.restore(images, common.find_criu(args.criu), options, progress=common.note)
@@ -51,6 +66,13 @@ def run(args: argparse.Namespace) -> int:
     if args.restore_detached:
         return ExitCode.OK
     return _wait(pid)
+
+
+def _socket_map(text: str) -> tuple[bytes, bytes]:
+    try:
+        return adapted.parse_map(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _check_pidfile(pidfile: str | None) -> None:

@@ -12,16 +12,15 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from externalizer.criu.messages import FD_TYPE_UNIXSK, USK_EXTERN, FileEntry, SkPacketEntry
+from externalizer.criu.messages import FD_TYPE_UNIXSK, USK_EXTERN, FileEntry
 from externalizer.errors import CriuFailed
 from externalizer.kernel import safefs
 
 # criu/include/magic.h: the first word of every image but the inventory, then the file's own.
 IMG_COMMON_MAGIC = 0x54564319
 FILES_MAGIC = 0x56303138
-SK_QUEUES_MAGIC = 0x56264026
 
-_U32 = struct.Struct("<I")
+U32 = struct.Struct("<I")
 _MAX_ENTRY = 16 << 20  # far above any entry of these files
 
 
@@ -61,26 +60,22 @@ def read_file(dirfd: int, name: str) -> bytes:
         return file.read()
 
 
-def _body(raw: bytes, name: str, magic: int) -> memoryview:
-    if (
-        len(raw) < 8
-        or _U32.unpack_from(raw, 0)[0] != IMG_COMMON_MAGIC
-        or _U32.unpack_from(raw, 4)[0] != magic
-    ):
+def body(raw: bytes, name: str, magic: int) -> memoryview:
+    if len(raw) < 8 or U32.unpack_from(raw, 0)[0] != IMG_COMMON_MAGIC or U32.unpack_from(raw, 4)[0] != magic:
         raise ImageDamaged(name, "its magic is not that of this kind of image")
     return memoryview(raw)[8:]
 
 
-def _next(view: memoryview, at: int, name: str) -> tuple[memoryview, int]:
+def next_message(view: memoryview, at: int, name: str) -> tuple[memoryview, int]:
     if len(view) - at < 4:
         raise ImageDamaged(name, "it ends within a length")
-    (size,) = _U32.unpack_from(view, at)
+    (size,) = U32.unpack_from(view, at)
     if size > _MAX_ENTRY or size > len(view) - at - 4:
         raise ImageDamaged(name, f"an entry of {size} bytes does not fit the file")
     return view[at + 4 : at + 4 + size], at + 4 + size
 
 
-def _parse(cls: Any, raw: memoryview, name: str) -> Any:
+def parse(cls: Any, raw: memoryview, name: str) -> Any:
     message = cls()
     try:
         message.ParseFromString(bytes(raw))
@@ -93,11 +88,11 @@ def _parse(cls: Any, raw: memoryview, name: str) -> Any:
 
 def messages(dirfd: int, name: str, magic: int, first: Any, others: Any) -> list[Any]:
     """All messages of an image that begins with one of the class `first`. Raises ImageDamaged."""
-    view, at = _body(read_file(dirfd, name), name, magic), 0
+    view, at = body(read_file(dirfd, name), name, magic), 0
     found: list[Any] = []
     while at < len(view) or not found:
-        entry, at = _next(view, at, name)
-        found.append(_parse(others if found else first, entry, name))
+        entry, at = next_message(view, at, name)
+        found.append(parse(others if found else first, entry, name))
     return found
 
 
@@ -109,11 +104,11 @@ class FilesImage:
     def __init__(self, dirfd: int) -> None:
         self._dirfd = dirfd
         raw = read_file(dirfd, self.NAME)
-        view, at = _body(raw, self.NAME, FILES_MAGIC), 0
+        view, at = body(raw, self.NAME, FILES_MAGIC), 0
         self.entries: list[Any] = []
         while at < len(view):
-            entry, at = _next(view, at, self.NAME)
-            self.entries.append(_parse(FileEntry, entry, self.NAME))
+            entry, at = next_message(view, at, self.NAME)
+            self.entries.append(parse(FileEntry, entry, self.NAME))
 
     def unix_sockets(self) -> Iterator[Any]:
         """Every unix_sk_entry, also the stand-ins (USK_EXTERN) for outside peers."""
@@ -124,25 +119,8 @@ class FilesImage:
 
     def save(self) -> None:
         """Replace the file atomically. Raises OSError."""
-        parts = [_U32.pack(IMG_COMMON_MAGIC), _U32.pack(FILES_MAGIC)]
+        parts = [U32.pack(IMG_COMMON_MAGIC), U32.pack(FILES_MAGIC)]
         for entry in self.entries:
             raw = entry.SerializeToString()
-            parts += [_U32.pack(len(raw)), raw]
+            parts += [U32.pack(len(raw)), raw]
         safefs.write_file(self._dirfd, self.NAME, b"".join(parts), 0o600)
-
-
-def queued_packets(dirfd: int) -> list[Any]:
-    """The sk_packet_entry messages of sk-queues.img, without their data. No file = no packets."""
-    name = "sk-queues.img"
-    raw = read_optional(dirfd, name)
-    if raw is None:
-        return []
-    view, at, packets = _body(raw, name, SK_QUEUES_MAGIC), 0, []
-    while at < len(view):
-        entry, at = _next(view, at, name)
-        packet = _parse(SkPacketEntry, entry, name)
-        if packet.length > len(view) - at:
-            raise ImageDamaged(name, "a packet's data is cut off")
-        at += packet.length
-        packets.append(packet)
-    return packets

@@ -50,6 +50,7 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("r", "uint32", "length", 2),
         ("*", "scm_entry", "scm", 4),
     ],
+    "fdinfo_entry": [("r", "uint32", "id", 1)],
     "pagemap_head": [("r", "uint32", "pages_id", 1)],
     "pagemap_entry": [
         ("r", "uint32", "compat_nr_pages", 2),
@@ -86,10 +87,13 @@ def _build() -> dict[str, Any]:
 _CLASSES = _build()
 FileEntry: Any = _CLASSES["file_entry"]
 SkPacketEntry: Any = _CLASSES["sk_packet_entry"]
+FdinfoEntry: Any = _CLASSES["fdinfo_entry"]
 PagemapHead: Any = _CLASSES["pagemap_head"]
 PagemapEntry: Any = _CLASSES["pagemap_entry"]
 
-FD_TYPE_UNIXSK = 5  # enum fd_types, images/fdinfo.proto
+# enum fd_types, images/fdinfo.proto
+FD_TYPE_REG = 1
+FD_TYPE_UNIXSK = 5
 
 # unix_sk_entry.uflags (criu/sk-unix.c)
 USK_EXTERN = 1

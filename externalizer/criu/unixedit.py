@@ -10,6 +10,7 @@ callback    a client that its listener had not accepted: criu points it at the o
             for that and can't resolve it at restore. With a stand-in and marked for the plugin it becomes a
             reconnect like any other. The stand-in matters: only a socket with an outside peer makes criu
             abort when the plugin fails, any other would silently be restored unconnected.
+keep        left to the plugin, too, which hands back what the holder has. The name is taken out.
 """
 
 from __future__ import annotations
@@ -31,8 +32,15 @@ def _hangup(usk: Any) -> None:
     usk.shutdown = Shutdown.BOTH
     usk.peer = 0
     usk.uflags &= ~USK_CALLBACK
-    # criu binds no established stream again, but unlinks the file of every name in the images first: of an
-    # accepted connection that is its listener's, which may be alive outside the tree.
+    _forget_name(usk)
+
+
+def _forget_name(usk: Any) -> None:
+    """criu binds no such socket again, but unlinks the file of every name in the images first.
+
+    Of an accepted connection that is its listener's, which may be alive outside the tree; of a kept socket it
+    is the one that the socket still has.
+    """
     usk.name = b""
     for field in ("name_dir", "deleted", "file_perms", "mnt_id"):
         usk.ClearField(field)
@@ -48,10 +56,16 @@ def _callback(usk: Any) -> None:
     usk.uflags |= USK_CALLBACK
 
 
+def _keep(usk: Any) -> None:
+    _callback(usk)
+    _forget_name(usk)
+
+
 _EDITS: dict[Action, Callable[[Any], None]] = {
     Action.HANGUP: _hangup,
     Action.DATAGRAM: _unconnect,
     Action.RECONNECT: _callback,
+    Action.KEEP: _keep,
 }
 
 
@@ -118,7 +132,7 @@ def _peers_first(entries: Sequence[Any]) -> list[Any]:
 def lint(image: FilesImage, packets: Sequence[Any], recorded: Collection[int]) -> list[str]:
     """Say everything that would make criu fail, or lose data silently, when it restores these sockets.
 
-    `recorded` are the inodes that the restore file has records for. An empty list means: good.
+    `recorded` are the inodes that the plugin knows: by a record, or kept. An empty list means: good.
     """
     problems: list[str] = []
     seen: set[int] = set()

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from externalizer.errors import TargetGone
 
-PF_KTHREAD = 0x00200000  # include/linux/sched.h; field 9 of stat
+PF_EXITING = 0x00000004  # include/linux/sched.h; field 9 of stat
+PF_KTHREAD = 0x00200000
+_SIGKILL_PENDING = 1 << (9 - 1)  # in SigPnd and ShdPnd of status
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,18 @@ def status(pid: int) -> dict[str, str]:
         if colon:
             found.setdefault(key, value.strip())
     return found
+
+
+def is_ending(pid: int, starttime: int) -> bool:
+    """Whether this very process has ended, is on its way out, or has a SIGKILL coming."""
+    try:
+        now = stat(pid)
+        if now.starttime != starttime or now.is_dead or now.flags & PF_EXITING:
+            return True
+        lines = status(pid)
+    except TargetGone:
+        return True
+    return any(int(lines.get(name, "0"), 16) & _SIGKILL_PENDING for name in ("SigPnd", "ShdPnd"))
 
 
 def boot_id() -> str:

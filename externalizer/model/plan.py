@@ -60,6 +60,7 @@ class SocketPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     target_uid: int | None = None  # its owner; known only in the plan that is stored with the images
     target_gid: int | None = None
     unaccepted: bool = False
+    mapped: bool = False  # the user named `target` for this restore: whoever is there is meant
     policy: str = ""  # the rule of the policy that asked for the action; empty: the defaults did
     on_missing: str = ""  # of a reconnect or a kept socket, what to do if its other end is gone at restore
 

@@ -13,6 +13,7 @@ from externalizer.model.plan import Plan, SocketPlan
 from externalizer.model.text import socket_name, to_bytes
 
 _OUTCOME = {
+    Action.KEEP: ("kept open by a holder", "the same socket"),
     Action.RECONNECT: ("left to the plugin", "reconnected as uid {uid}"),
     Action.DATAGRAM: ("kept with its queue", "connected again"),
     Action.HANGUP: ("kept with what is unread", "reads what is left, then EOF"),

@@ -12,17 +12,18 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from externalizer.checkpoint import installation, registry
+from externalizer.checkpoint import installation, keeping, registry
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import say
 from externalizer.checkpoint.recording import Recorder
-from externalizer.checkpoint.stages.pre_dump import refuse
+from externalizer.checkpoint.stages.pre_dump import criu_pid, refuse
 from externalizer.checkpoint.survey import survey
 from externalizer.checkpoint.targets import with_owners
 from externalizer.checkpoint.wishes import policy_of
 from externalizer.criu import images as criu_images
 from externalizer.criu import unixedit
 from externalizer.criu.messages import USK_CALLBACK
+from externalizer.criu.queues import QueuesImage
 from externalizer.errors import Refused
 from externalizer.kernel import procfs, safefs
 from externalizer.model.finding import Action
@@ -43,6 +44,11 @@ def run(pid: int, images: int) -> None:
     """Complete the image directory, or raise: then criu lets the tree run on."""
     if _completed(images):
         return
+    with keeping.released_on_failure(images):
+        _complete(pid, images)
+
+
+def _complete(pid: int, images: int) -> None:
     policy = policy_of(registry.find(TaskKey(pid, procfs.starttime(pid))))
     plan = survey(pid, installation.paths(), policy)
     refuse(plan)
@@ -57,21 +63,28 @@ def run(pid: int, images: int) -> None:
         for usk in files.own_sockets()
         if usk.ino in planned and planned[usk.ino].action is Action.RECONNECT
     ]
-    packets = criu_images.queued_packets(images)
-    _queues_as_planned(files, packets, plan)
+    queues = QueuesImage(images)
+    _queues_as_planned(files, queues.packets, plan)
+    keeping.edit_queues(images, files, queues, plan)
     unixedit.apply(files, {socket.ino: socket.action for socket in plan.sockets})
-    problems = unixedit.lint(files, packets, [record.ino for record in records])
+    known = [record.ino for record in records] + [one.ino for one in keeping.kept_in(plan)]
+    problems = unixedit.lint(files, queues.packets, known)
     if problems:
         raise Refused("criu could not restore these images rightly: " + "; ".join(problems),
                       hint="dump again; if it persists, please report it")  # fmt: skip
     files.save()
+    queues.save()
     safefs.write_file(images, RESTORE_FILE, pack_restore(records))
+    kept = keeping.hand_over(plan, criu_pid(), images)
     safefs.write_file(images, PLAN_FILE, to_json(plan))
     for name in (POLICY_FILE, SEEN_FILE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=images)
     registry.forget(TaskKey(plan.target.pid, plan.target.starttime))
-    say(f"{len(plan.sockets)} external sockets, {len(records)} to be reconnected, {len(plan.mounts)} mounts")
+    say(
+        f"{len(plan.sockets)} external sockets, {len(records)} to be reconnected, {kept} kept, "
+        f"{len(plan.mounts)} mounts"
+    )
 
 
 def _completed(images: int) -> bool:
@@ -106,6 +119,8 @@ def _queues_as_planned(files: criu_images.FilesImage, packets: Sequence[Any], pl
     """
     ids = {usk.ino: usk.id for usk in files.own_sockets()}
     for socket in plan.sockets:
+        if socket.action is Action.KEEP:
+            continue  # its queue stays where it is
         lengths = [packet.length for packet in packets if packet.id_for == ids[socket.ino]]
         saved = sum(lengths[:1] if socket.type == "dgram" else lengths)
         if saved != socket.queued:

@@ -6,7 +6,8 @@ connection that its server has not accepted, is said and is no failure.
 
 from __future__ import annotations
 
-from externalizer.checkpoint.artifacts import stored_plan
+from externalizer.checkpoint import keeping
+from externalizer.checkpoint.artifacts import wanted_plan
 from externalizer.checkpoint.hook import say
 from externalizer.checkpoint.reconnect import connect_datagrams
 from externalizer.checkpoint.restored import Restored
@@ -17,12 +18,13 @@ from externalizer.model.finding import Action
 
 def run(pid: int, images: int) -> None:
     """Make the sockets of the restored tree of `pid` what the plan says, or raise RestoreFailed."""
-    plan = stored_plan(images)
+    plan = wanted_plan(images)
     if plan is None:
         say("no plan in the image directory: dumped without this hook, nothing is verified")
         return
     if not plan.sockets:
         return
+    keeping.tell_restored(pid, images)
     tree = Restored(pid)
     datagrams = [socket for socket in plan.sockets if socket.action is Action.DATAGRAM]
     connect_datagrams(tree, datagrams)

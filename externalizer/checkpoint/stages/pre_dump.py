@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from externalizer.checkpoint import identity, installation, registry
+from externalizer.checkpoint import identity, installation, keeping, registry
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import say
 from externalizer.checkpoint.survey import survey
@@ -19,7 +19,7 @@ from externalizer.errors import Refused
 from externalizer.kernel import procfs, safefs
 from externalizer.model.plan import Plan
 from externalizer.model.process import TaskKey
-from externalizer.model.record import POLICY_FILE, RESTORE_FILE, SEEN_FILE, pack_policy
+from externalizer.model.record import HOLDING_FILE, POLICY_FILE, RESTORE_FILE, SEEN_FILE, pack_policy
 
 
 def run(pid: int, images: int) -> None:
@@ -36,9 +36,10 @@ def run(pid: int, images: int) -> None:
         say(f"no plan is registered for pid {pid}: planned now")
     else:
         _mounts_as_planned(registered, plan)
-    for name in (POLICY_FILE, SEEN_FILE, RESTORE_FILE, PLAN_FILE):
+    for name in (POLICY_FILE, SEEN_FILE, RESTORE_FILE, HOLDING_FILE, PLAN_FILE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=images)
+    keeping.prepare(plan, criu, images)
     policy = pack_policy([], criu, procfs.starttime(criu))
     safefs.write_file(images, POLICY_FILE, policy)
     _warn_of_other_scripts(criu)

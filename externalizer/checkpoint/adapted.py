@@ -1,0 +1,142 @@
+"""What a user changes for one restore: other addresses, another wish for listeners that are gone.
+
+The images stay as they are. What differs is written to a directory below /run, which criu's environment names
+to the plugin and to the hook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from externalizer.checkpoint.artifacts import PLAN_FILE, stored_holding
+from externalizer.criu.images import read_file
+from externalizer.errors import UsageError
+from externalizer.kernel import safefs, temporary
+from externalizer.kernel.privatedir import RUN_BASE, run_directory
+from externalizer.model.finding import Action
+from externalizer.model.plan import Plan, SocketPlan, sealed, to_json
+from externalizer.model.record import (
+    HOLDING_FILE,
+    MAX_NAME,
+    MAX_PATH,
+    RECORDS_VARIABLE,
+    RESTORE_FILE,
+    Missing,
+    RestoreRecord,
+    pack_holding,
+    pack_restore,
+    unpack_restore,
+)
+from externalizer.model.text import printable, socket_name, to_bytes
+
+_DIRECTORY = "adapted"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """`maps`: old and new address, bytes as in a record, NUL first = abstract. `on_missing`: "" = planned."""
+
+    maps: tuple[tuple[bytes, bytes], ...] = ()
+    on_missing: str = ""
+
+
+def parse_map(text: str) -> tuple[bytes, bytes]:
+    """OLD=NEW of --map-socket. Raises ValueError with a sentence.
+
+    An = that is part of an address is written twice.
+    """
+    parts = os.fsencode(text).replace(b"==", b"\0").split(b"=")
+    if len(parts) != 2:
+        raise ValueError("it is not OLD=NEW (an = within an address is written ==)")
+    old, new = (_address(part.replace(b"\0", b"=")) for part in parts)
+    return old, new
+
+
+def _address(raw: bytes) -> bytes:
+    if raw.startswith(b"@"):
+        if len(raw) > MAX_NAME:
+            raise ValueError(f"{printable(raw)} is longer than the {MAX_NAME - 1} bytes of an abstract name")
+        return b"\0" + raw[1:]
+    if not raw.startswith(b"/") or b"\0" in raw or len(raw) >= MAX_PATH:
+        raise ValueError(f"{printable(raw)!r} is neither an absolute path nor @name")
+    return raw
+
+
+def apply(plan: Plan, wishes: Wishes) -> Plan:
+    """The plan as it is to be restored now. Raises UsageError for a map that means no socket."""
+    found = {old for old, _ in wishes.maps} - {to_bytes(one.target) for one in plan.sockets if one.target}
+    if found:
+        known = sorted({socket_name(to_bytes(one.target)) for one in plan.sockets if one.target})
+        raise UsageError(
+            f"--map-socket: nothing is to be connected to {socket_name(min(found))}",
+            why=f"the images connect to: {', '.join(known) or 'nothing'}",
+        )
+    sockets = tuple(_adapted(one, wishes) for one in plan.sockets)
+    return sealed(msgspec.structs.replace(plan, sockets=sockets))
+
+
+def _adapted(one: SocketPlan, wishes: Wishes) -> SocketPlan:
+    if wishes.on_missing and one.on_missing:
+        one = msgspec.structs.replace(one, on_missing=wishes.on_missing)
+    new = dict(wishes.maps).get(to_bytes(one.target)) if one.target else None
+    return one if new is None else msgspec.structs.replace(one, target=printable(new), mapped=True)
+
+
+@contextlib.contextmanager
+def written(images: int, plan: Plan, wishes: Wishes) -> Iterator[Mapping[str, str]]:
+    """Yield what criu's environment needs for the adapted `plan`: nothing without wishes.
+
+    Raises ImageDamaged, RecordDamaged, RestoreFailed, UsageError.
+    """
+    if wishes == Wishes():
+        yield {}
+        return
+    parent = run_directory(_DIRECTORY)
+    try:
+        temporary.sweep(parent)
+        with temporary.temporary_directory(parent) as (name, directory):
+            _write(images, directory, plan)
+            yield {RECORDS_VARIABLE: f"{RUN_BASE}/{_DIRECTORY}/{os.fsdecode(name)}"}
+    finally:
+        os.close(parent)
+
+
+def _write(images: int, directory: int, plan: Plan) -> None:
+    planned = {one.ino: one for one in plan.sockets}
+    if any(one.action is Action.RECONNECT for one in plan.sockets):
+        records = unpack_restore(read_file(images, RESTORE_FILE))
+        safefs.write_file(
+            directory, RESTORE_FILE, pack_restore([_record(record, planned) for record in records])
+        )
+    holding = stored_holding(images)
+    if holding is not None:
+        kept = tuple(
+            replace(one, hangup=Missing.of(planned[one.ino].on_missing).hangup) if one.ino in planned else one
+            for one in holding.kept
+        )
+        safefs.write_file(directory, HOLDING_FILE, pack_holding(replace(holding, kept=kept)))
+    safefs.write_file(directory, PLAN_FILE, to_json(plan))
+
+
+def _record(record: RestoreRecord, planned: Mapping[int, SocketPlan]) -> RestoreRecord:
+    one = planned.get(record.ino)
+    if one is None:
+        return record
+    record = replace(record, missing=Missing.of(one.on_missing))
+    if one.mapped:
+        # On another host owner, inode and ids of the server mean nothing: the user's word does.
+        record = replace(record, target=to_bytes(one.target), file=None, server=None, mapped=True)
+    return record
+
+
+def check_maps(maps: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raise UsageError where one address is to become two."""
+    seen: dict[bytes, bytes] = {}
+    for old, new in maps:
+        if seen.setdefault(old, new) != new:
+            raise UsageError(f"--map-socket: {socket_name(old)} is mapped to two addresses")

@@ -1,0 +1,93 @@
+"""What would fail in the middle of a restore, found before criu starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from externalizer.checkpoint.artifacts import stored_holding
+from externalizer.criu import pages
+from externalizer.criu.images import ImageDamaged, read_file
+from externalizer.errors import Refused, RestoreFailed
+from externalizer.holder import client
+from externalizer.holder.state import Phase
+from externalizer.kernel import procfs
+from externalizer.model.finding import Action
+from externalizer.model.plan import Plan
+from externalizer.model.record import RESTORE_FILE, Missing, RecordDamaged, unpack_restore
+
+
+def check(dirfd: int, plan: Plan, progress: Callable[[str], None]) -> None:
+    """Raise RestoreFailed for what is missing or damaged; tell what will be lost as the user wishes."""
+    _memory(dirfd)
+    _records(dirfd, plan)
+    _holder(dirfd, plan, progress)
+
+
+def _memory(dirfd: int) -> None:
+    try:
+        problem = pages.missing(dirfd)
+    except ImageDamaged as error:
+        problem = error.what
+    if problem:
+        raise RestoreFailed(
+            f"the images are not complete: {problem}",
+            why="criu would not see that and never come to an end",
+            hint="copy the image directory again, whole",
+        )
+
+
+def _records(dirfd: int, plan: Plan) -> None:
+    """What the plugin would refuse in the middle of the restore, told before it."""
+    wanted = {socket.ino for socket in plan.sockets if socket.action is Action.RECONNECT}
+    try:
+        recorded = unpack_restore(read_file(dirfd, RESTORE_FILE)) if wanted else ()
+        missing = wanted - {record.ino for record in recorded}
+        problem = f"sockets {sorted(missing)} have no record" if missing else ""
+    except ImageDamaged as error:
+        problem = error.what
+    except RecordDamaged as error:
+        problem = str(error)
+    if problem:
+        raise RestoreFailed(
+            f"{RESTORE_FILE} in the image directory can't be used: {problem}",
+            why="it says how the sockets are connected again",
+            hint="copy the image directory again, whole",
+        )
+
+
+def _holder(dirfd: int, plan: Plan, progress: Callable[[str], None]) -> None:
+    """The holder of kept sockets must still have them, for exactly these images."""
+    kept = [socket for socket in plan.sockets if socket.action is Action.KEEP]
+    if not kept:
+        return
+    problem, why = _holder_problem(dirfd, plan)
+    if not problem:
+        return
+    if all(Missing.of(socket.on_missing).hangup for socket in kept):
+        progress(f"{problem}: {len(kept)} kept sockets will be hung up, what was unread in them is lost")
+        return
+    raise RestoreFailed(
+        problem,
+        why=why,
+        hint="`--on-missing hangup` restores without them: the program sees closed connections",
+    )
+
+
+def _holder_problem(dirfd: int, plan: Plan) -> tuple[str, str]:
+    """A sentence and a reason; empty = all is well. The images' own plan is what the holder was told of."""
+    holding = stored_holding(dirfd)
+    if holding is None:
+        return "the images lack the file that says who keeps their sockets", "it was not copied with them"
+    if holding.boot_id != procfs.boot_id():
+        return "sockets were kept on another host or before another boot", "kept sockets can't be moved"
+    try:
+        state = client.status(holding.id)
+    except client.HolderGone as error:
+        return "the holder of the kept sockets is gone", error.why or error.what
+    except Refused as error:
+        return "the holder of the kept sockets does not answer as it should", error.what
+    if state.digest != holding.digest or holding.digest == "":
+        return "the holder keeps sockets for another dump than this one", "the digests of the plans differ"
+    if state.phase is Phase.HELD:
+        return "", ""
+    return f"the holder of the kept sockets is not ready: it is {state.phase.value}", "try again in a moment"
