@@ -4,38 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-STAGES = ("pre-dump", "post-dump", "post-restore")
+STAGES = ("pre-dump", "post-dump", "post-restore", "post-resume")
 
 _ALWAYS = {
-    "externalizer", "externalizer.errors",
-    "externalizer.checkpoint", "externalizer.checkpoint.artifacts", "externalizer.checkpoint.hook",
-    "externalizer.checkpoint.stages", "externalizer.checkpoint.wanted",
-    "externalizer.criu", "externalizer.criu.images", "externalizer.criu.messages",
+    "externalizer", "externalizer.checkpoint", "externalizer.checkpoint.artifacts",
+    "externalizer.checkpoint.hook", "externalizer.checkpoint.stages", "externalizer.checkpoint.wanted",
+    "externalizer.criu", "externalizer.criu.images", "externalizer.criu.messages", "externalizer.errors",
     "externalizer.kernel", "externalizer.kernel._scan", "externalizer.kernel.capabilities",
     "externalizer.kernel.fscalls", "externalizer.kernel.fserrors", "externalizer.kernel.namespaces",
     "externalizer.kernel.pidfd", "externalizer.kernel.procfs", "externalizer.kernel.safefs",
-    "externalizer.kernel.temporary", "externalizer.kernel.unixsock",
-    "externalizer.model", "externalizer.model.finding", "externalizer.model.layout",
-    "externalizer.model.mount", "externalizer.model.plan", "externalizer.model.policy",
-    "externalizer.model.process",
-    "externalizer.model.snapshot", "externalizer.model.socket", "externalizer.model.text",
-    "externalizer.scan", "externalizer.scan.clientpath", "externalizer.scan.holders",
-    "externalizer.scan.mountinfo", "externalizer.scan.mounttable", "externalizer.scan.native",
-    "externalizer.scan.peers",
+    "externalizer.kernel.temporary", "externalizer.kernel.unixsock", "externalizer.model",
+    "externalizer.model.finding", "externalizer.model.layout", "externalizer.model.mount",
+    "externalizer.model.plan", "externalizer.model.policy", "externalizer.model.process",
+    "externalizer.model.record", "externalizer.model.snapshot", "externalizer.model.socket",
+    "externalizer.model.text", "externalizer.scan", "externalizer.scan.clientpath",
+    "externalizer.scan.holders", "externalizer.scan.mountinfo", "externalizer.scan.mounttable",
+    "externalizer.scan.native", "externalizer.scan.peers",
 }  # fmt: skip
 
 # A dump plans twice: before the tree is stopped, and from the frozen tree.
 _PLANNING = {
     "externalizer.checkpoint.identity", "externalizer.checkpoint.installation",
-    "externalizer.checkpoint.mounts", "externalizer.checkpoint.registry", "externalizer.checkpoint.shared",
-    "externalizer.checkpoint.stages.pre_dump", "externalizer.checkpoint.survey",
-    "externalizer.checkpoint.wishes",
-    "externalizer.criu.installed", "externalizer.kernel.credentials", "externalizer.kernel.privatedir",
-    "externalizer.model.record", "externalizer.plan", "externalizer.plan.build", "externalizer.plan.policy",
-    "externalizer.rules", "externalizer.rules.criu_mounts", "externalizer.rules.mount_keys",
-    "externalizer.rules.mount_sources", "externalizer.rules.mounts", "externalizer.rules.protocols",
-    "externalizer.rules.registry", "externalizer.rules.sides", "externalizer.rules.unix_sockets",
-    "externalizer.scan.listens", "externalizer.scan.mountroot", "externalizer.scan.mountsource",
+    "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.registry",
+    "externalizer.checkpoint.shared", "externalizer.checkpoint.stages.pre_dump",
+    "externalizer.checkpoint.survey", "externalizer.checkpoint.wishes", "externalizer.criu.installed",
+    "externalizer.criu.queues", "externalizer.kernel.credentials", "externalizer.kernel.privatedir",
+    "externalizer.plan", "externalizer.plan.build", "externalizer.plan.policy", "externalizer.rules",
+    "externalizer.rules.criu_mounts", "externalizer.rules.mount_keys", "externalizer.rules.mount_sources",
+    "externalizer.rules.mounts", "externalizer.rules.protocols", "externalizer.rules.registry",
+    "externalizer.rules.sides", "externalizer.rules.unix_sockets", "externalizer.scan.listens",
+    "externalizer.scan.mountroot", "externalizer.scan.mountsource",
 }  # fmt: skip
 
 ALLOWED = {
@@ -45,9 +43,13 @@ ALLOWED = {
         "externalizer.checkpoint.targets", "externalizer.criu.unixedit",
     },
     "post-restore": _ALWAYS | {
-        "externalizer.checkpoint.reconnect", "externalizer.checkpoint.restored",
+        "externalizer.checkpoint.handback", "externalizer.checkpoint.reconnect",
+        "externalizer.checkpoint.restored",
         "externalizer.checkpoint.stages.post_restore", "externalizer.checkpoint.targets",
         "externalizer.checkpoint.verify",
+    },
+    "post-resume": _ALWAYS | {
+        "externalizer.checkpoint.handback", "externalizer.checkpoint.stages.post_resume",
     },
 }  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""keep, on the way to the holder and back: what the hook does about it at each stage."""
+"""keep, on the way to the holder: what the hook does about it at pre-dump and post-dump.
+
+The holder's client is imported where sockets are kept, and not in a dump that keeps none.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from externalizer.checkpoint.identity import options_of
 from externalizer.criu.images import FilesImage
 from externalizer.criu.queues import QueuesImage, queued_elsewhere
 from externalizer.errors import Refused
-from externalizer.holder import client
 from externalizer.kernel import procfs, safefs
 from externalizer.kernel.pidfd import Pidfd
 from externalizer.model.finding import Action
@@ -52,6 +54,8 @@ def prepare(plan: Plan, criu: int, images: int) -> None:
 
 def _start(plan: Plan, criu: int, images: int) -> Holding:
     target = TaskKey(plan.target.pid, plan.target.starttime)
+    from externalizer.holder import client
+
     unit = unit_of(procfs.read(os.getpid(), "cgroup"))
     identity = client.start(target, TaskKey(criu, procfs.starttime(criu)), plan.policy.keep_seconds, unit)
     holding = Holding(identity, procfs.boot_id(), "", ())
@@ -74,6 +78,8 @@ def released_on_failure(images: int) -> Iterator[None]:
 def _drop(images: int, reason: str) -> None:
     holding = stored_holding(images)
     if holding is not None:
+        from externalizer.holder import client
+
         with contextlib.suppress(client.HolderGone, Refused):
             client.release(holding.id, reason)
         with contextlib.suppress(FileNotFoundError):
@@ -102,6 +108,8 @@ def hand_over(plan: Plan, criu: int, images: int) -> int:
     if not kept:
         _drop(images, "nothing was to be kept any more")
         return 0
+    from externalizer.holder import client
+
     # One is missing where the first socket to be kept was opened since pre-dump.
     holding = stored_holding(images) or _start(plan, criu, images)
     entries = tuple(
@@ -124,21 +132,3 @@ def _duplicates(kept: tuple[SocketPlan, ...]) -> Iterator[tuple[int, int]]:
             os.close(fd)
             raise Refused(f"descriptor {holder.fd} of {holder.comm}[{holder.pid}] is another socket now")
         yield one.ino, fd
-
-
-def tell_restored(pid: int, images: int) -> None:
-    """At post-restore: the holder must know whose life decides, should nobody tell it the end."""
-    holding = stored_holding(images)
-    if holding is not None:
-        with contextlib.suppress(client.HolderGone):  # hung up instead, else the plugin had refused
-            client.restored(holding.id, TaskKey(pid, procfs.starttime(pid)))
-
-
-def tell_resumed(images: int) -> None:
-    """At post-resume: the tree runs with its sockets, the holder is done."""
-    holding = stored_holding(images)
-    if holding is not None:
-        try:
-            client.resumed(holding.id)
-        except (client.HolderGone, Refused) as error:
-            say(f"warning: {error}")

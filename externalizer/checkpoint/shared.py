@@ -19,8 +19,6 @@ from externalizer.scan import holders
 
 _NAMED = 3  # processes that a sentence names
 
-RULE = "unix-inside-held-outside"
-
 
 def held_outside(snapshot: Snapshot) -> dict[int, tuple[str, ...]]:
     """Inode of each such unix socket of the tree → who else holds it, as `command[pid]`, printable."""
@@ -49,14 +47,14 @@ def findings(
     for sock in snapshot.unix_sockets():
         if sock.ino in held and sock.ino not in external:
             yield Finding(
-                rule=RULE,
+                rule="unix-inside-held-outside",
                 subject=f"unix socket {sock.ino} ({socket_name(sock.name)})",
                 place=Place.SHARED,
                 verdict=Verdict.REFUSED,
                 evidence="the same open file description is also held outside the tree, by "
                 f"{', '.join(held[sock.ino])}: after the restore they would no longer share it",
                 remedy="close it there, or dump a tree that contains all who hold it",
-                doc=f"docs/rules.md#{RULE}",
+                doc="docs/rules.md#unix-inside-held-outside",
                 ino=sock.ino,
                 holders=tuple(holder_of(ref) for ref in sock.holders),
             )

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from externalizer.criu import unixedit
-from externalizer.criu.images import FILES_MAGIC, IMG_COMMON_MAGIC, FilesImage, ImageDamaged, queued_packets
+from externalizer.criu.images import FILES_MAGIC, IMG_COMMON_MAGIC, FilesImage, ImageDamaged
 from externalizer.criu.messages import FD_TYPE_UNIXSK, USK_CALLBACK, USK_EXTERN, FileEntry, SkPacketEntry
+from externalizer.criu.queues import QueuesImage
 from externalizer.model.finding import Action
 
 STREAM, DGRAM = 1, 2
@@ -160,4 +161,4 @@ def test_a_linked_or_missing_image_is_refused(images: int, tmp_path: Path) -> No
 
 
 def test_no_queue_image_means_no_packets(images: int) -> None:
-    assert queued_packets(images) == []
+    assert QueuesImage(images).packets == []

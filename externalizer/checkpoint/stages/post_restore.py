@@ -6,7 +6,7 @@ connection that its server has not accepted, is said and is no failure.
 
 from __future__ import annotations
 
-from externalizer.checkpoint import keeping
+from externalizer.checkpoint import handback
 from externalizer.checkpoint.artifacts import wanted_plan
 from externalizer.checkpoint.hook import say
 from externalizer.checkpoint.reconnect import connect_datagrams
@@ -24,7 +24,7 @@ def run(pid: int, images: int) -> None:
         return
     if not plan.sockets:
         return
-    keeping.tell_restored(pid, images)
+    handback.tell_restored(pid, images)
     tree = Restored(pid)
     datagrams = [socket for socket in plan.sockets if socket.action is Action.DATAGRAM]
     connect_datagrams(tree, datagrams)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from externalizer.checkpoint import keeping
+from externalizer.checkpoint import handback
 
 
 def run(pid: int, images: int) -> None:
     """Tell the holder that it is done."""
     del pid
-    keeping.tell_resumed(images)
+    handback.tell_resumed(images)
