@@ -59,7 +59,7 @@ def socket_plan(facts: SocketFacts, policy: Policy, holder_of: HolderOf) -> tupl
 
 
 def _asked(chosen: PolicyRule | None) -> str:
-    return f"{chosen.want.value} {chosen.pattern} ({chosen.origin})" if chosen else ""
+    return f"{chosen.origin}: {chosen.want.value} {chosen.pattern}" if chosen else ""
 
 
 def _on_missing(action: Action, chosen: PolicyRule | None, policy: Policy) -> str:
@@ -118,7 +118,7 @@ def _socket_finding(
         place=Place.OUTSIDE,
         verdict=judgement.rule.verdict,
         evidence=f"{judgement.reason}; its peer is inode {peer.ino} of {who}{where}"
-        + (f"; asked for: {asked}" if asked else ""),
+        + (f"; asked for by {asked}" if asked else ""),
         remedy=judgement.rule.remedy,
         doc=judgement.rule.doc,
         ino=facts.socket.ino,

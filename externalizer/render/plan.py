@@ -85,10 +85,21 @@ def _sockets(sockets: Sequence[SocketPlan], reasons: _Reasons) -> Table:
             socket.type,
             _connected_to(socket),
             at_dump,
-            at_restore.format(uid=socket.client.uid if socket.client else "?"),
-            reasons.number(f"{socket.reason} [{socket.rule}]"),
+            at_restore.format(uid=socket.client.uid if socket.client else "?") + _or_else(socket),
+            reasons.number(_why(socket)),
         )
     return table
+
+
+def _or_else(socket: SocketPlan) -> str:
+    if socket.on_missing == "hangup":
+        return ", or hung up if it is gone"
+    return f", waited for {socket.on_missing} s" if socket.on_missing.isdigit() else ""
+
+
+def _why(socket: SocketPlan) -> str:
+    asked = f", asked for by {socket.policy}" if socket.policy else ""
+    return f"{socket.reason} [{socket.rule}{asked}]"
 
 
 def _connected_to(socket: SocketPlan) -> str:
