@@ -103,18 +103,19 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
     for sock in external + unknown:
         waits_at = snapshot.listener_of(sock.ino) if sock.known and not sock.peer_ino else None
         peer = described.get(sock.ino) or _nobody(sock)
+        which = "client" if waits_at else side(sock, peer, listeners)
         inside = _inside(snapshot, sock)
         yield SocketFacts(
             socket=sock,
             peer=peer,
             peer_socket=waits_at or snapshot.socket(sock.peer_ino),
             unaccepted=waits_at is not None,
-            side="client" if waits_at else side(sock, peer, listeners),
+            side=listens.side(sock, peer) if which == "unclear" else which,
             tree_netns=netns,
             own=_own_credentials(snapshot, sock, inside.creator),
             passcred=inside.passcred,
             empty_record=inside.readable and not sock.queued,
-            listening=listens.at(snapshot, sock, peer),
+            listening=listens.at(sock, peer),
             held_outside=held.get(sock.ino, ()),
             connected_inside=sock.ino in receivers,
         )

@@ -10,7 +10,6 @@ import re
 
 from externalizer.errors import TargetGone
 from externalizer.kernel import namespaces, procfs
-from externalizer.model.snapshot import Snapshot
 from externalizer.model.socket import Peer, SockType, UnixSocket
 
 _ACCEPTS = 0x10000  # __SO_ACCEPTCON, include/linux/net.h
@@ -28,7 +27,7 @@ class Listens:
     def __init__(self) -> None:
         self._names: dict[int, frozenset[bytes] | None] = {}
 
-    def at(self, snapshot: Snapshot, sock: UnixSocket, peer: Peer) -> bool:
+    def at(self, sock: UnixSocket, peer: Peer) -> bool:
         """Whether a socket listens at the peer's name, in a net namespace of the client or of the server.
 
         True for datagram sockets and nameless peers, which nobody would connect to as a stream, and where
@@ -36,11 +35,27 @@ class Listens:
         """
         if not peer.name or sock.type == SockType.DGRAM:
             return True
+        return self._somebody(sock, peer, peer.name) is not False
+
+    def side(self, sock: UnixSocket, peer: Peer) -> str:
+        """client, server or unclear, of a stream with a name at both ends.
+
+        The accepted end has its listener's name, the other one that nobody listens at. Should a name be
+        listened at by an unrelated listener of another mount namespace, then a reconnect is refused: the file
+        that the client is led to is that of the other end.
+        """
+        ours, theirs = (self._somebody(sock, peer, name) for name in (sock.name, peer.name))
+        if None in (ours, theirs) or ours == theirs:
+            return "unclear"
+        return "server" if ours else "client"
+
+    def _somebody(self, sock: UnixSocket, peer: Peer, name: bytes) -> bool | None:
+        """Whether a socket of that name listens; None where no table could be read."""
         pids = [ref.tid for ref in sock.holders[:1]] + ([peer.pid] if peer.pid else [])
         # The kernel writes a zero byte of a name as @ (unix_seq_show in net/unix/af_unix.c).
-        name = peer.name.replace(b"\0", b"@")
+        shown = name.replace(b"\0", b"@")
         tables = [table for table in map(self._of, pids) if table is not None]
-        return not tables or any(name in table for table in tables)
+        return any(shown in table for table in tables) if tables else None
 
     def _of(self, pid: int) -> frozenset[bytes] | None:
         try:

@@ -95,13 +95,30 @@ def test_a_client_keeps_its_own_name_with_mode_and_owner(
         )
         os.chmod(own, 0o640)
         with accept(server) as first:
-            plan = externalize(user.pid, "--dry-run", "--json")
-            # Both ends have names and nothing shows which one listens: not guessed.
-            assert [one["action"] for one in plan.json["sockets"]] == ["hangup"]
             assert first.getpeername() == own
             checkpoint.cycle(user)
             assert first.recv(1) == b""
-        assert user.ask("_ = c.recv(1)") == b""
+        with accept(server) as second:
+            assert second.getpeername() == own
+            assert (seen(second).uid, seen(second).gid) == (USER, GROUP)
+        status = os.stat(own)
+        assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o640, USER, GROUP)
+
+
+def test_where_both_ends_have_names_and_nobody_listens_it_is_not_guessed(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    own = str(place / "puppet" / "own.sock")
+    with listening(place / "server.sock") as server:
+        puppet.ask(f"c = socket.socket(socket.AF_UNIX); c.bind({own!r})")
+        puppet.ask(f"c.connect({str(place / 'server.sock')!r})")
+        with accept(server) as first:
+            server.close()
+            (one,) = externalize(puppet.pid, "--dry-run", "--json").json["sockets"]
+            assert (one["action"], one["side"], one["rule"]) == ("hangup", "unclear", "unix-server-side")
+            checkpoint.cycle(puppet)
+            assert first.recv(1) == b""
+        assert puppet.ask("_ = c.recv(1)") == b""
 
 
 @pytest.mark.parametrize("where", ["path", "abstract"])
