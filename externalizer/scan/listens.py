@@ -6,7 +6,9 @@ or the other half of a socketpair may have been bound later: then nobody can be 
 
 from __future__ import annotations
 
+import os
 import re
+from functools import cached_property
 
 from externalizer.errors import TargetGone
 from externalizer.kernel import namespaces, procfs
@@ -55,7 +57,26 @@ class Listens:
         # The kernel writes a zero byte of a name as @ (unix_seq_show in net/unix/af_unix.c).
         shown = name.replace(b"\0", b"@")
         tables = [table for table in map(self._of, pids) if table is not None]
-        return any(shown in table for table in tables) if tables else None
+        if not tables:
+            return None
+        # A server may listen in a third one: a path leads there from everywhere (unix(7)).
+        return any(shown in table for table in tables) or (name[:1] != b"\0" and shown in self._anywhere)
+
+    @cached_property
+    def _anywhere(self) -> frozenset[bytes]:
+        """The names at which somebody listens in any net namespace that a process is in."""
+        found: set[bytes] = set()
+        seen: set[int] = set()
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    ns = namespaces.inode(int(name), "net")
+                except (TargetGone, OSError):
+                    continue
+                if ns not in seen:
+                    seen.add(ns)
+                    found |= self._of(int(name)) or frozenset()
+        return frozenset(found)
 
     def _of(self, pid: int) -> frozenset[bytes] | None:
         try:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import matrix_cases
 import pytest
 from puppets import Checkpoint, Puppet, adopt_orphans
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of the matrix, where it ran at full size."""
+    if os.environ.get("EXTERNALIZER_FULL_SIZE") == "1":
+        for line in matrix_cases.seen():
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture
