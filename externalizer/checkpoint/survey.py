@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from externalizer.checkpoint import mounts, shared
 from externalizer.errors import NoAccess, TargetGone
-from externalizer.kernel import credentials
+from externalizer.kernel import credentials, procfs
 from externalizer.kernel.pidfd import Pidfd
 from externalizer.model import plan as model
 from externalizer.model.finding import Finding, Holder, Place, Verdict
@@ -22,7 +22,7 @@ from externalizer.model.process import FdRef, Unreadable
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.socket import Credentials, Peer, SockState, SockType, UnixSocket
 from externalizer.model.text import printable
-from externalizer.plan.build import Installed, build, unreadable_finding
+from externalizer.plan.build import Here, Installed, build, unreadable_finding
 from externalizer.rules.sides import listening, side
 from externalizer.rules.unix_sockets import SocketFacts
 from externalizer.scan import native, peers
@@ -63,11 +63,20 @@ def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.P
         installed=installed,
         sockets=list(socket_facts(snapshot, held)),
         policy=policy,
+        here=_here(),
         holder_of=lambda ref: holder_of(snapshot, ref),
         mounts=found.mounts,
         root=found.root,
         findings=list(dict.fromkeys([*found.findings, *split, *_backlogs(snapshot), *_unreadable(snapshot)])),
     )
+
+
+def _here() -> Here:
+    try:
+        label = procfs.read(os.getpid(), "attr/current").rstrip(b"\0\n")
+    except OSError:  # no security module keeps one
+        label = b""
+    return Here(os.stat("/proc/self/ns/net").st_ino, label)
 
 
 def _target(snapshot: Snapshot) -> model.Target:

@@ -14,7 +14,7 @@ from externalizer.model.finding import Action
 from externalizer.model.plan import SocketPlan
 from externalizer.model.record import Missing
 from externalizer.model.socket import Peer, SockType, UnixSocket
-from externalizer.model.text import socket_name, to_bytes
+from externalizer.model.text import printable, socket_name, to_bytes
 from externalizer.scan import peers
 
 _UCRED = struct.Struct("3i")
@@ -122,3 +122,8 @@ def _server_side(tree: Restored, one: SocketPlan, described: dict[int, Peer], re
         )
     elif sorted(peer.client.groups) != sorted(client.groups):
         report.wrong.append(f"{_subject(one)}: the server sees other supplementary groups than it saw before")
+    elif printable(peer.label) != client.label:
+        report.unverified.append(
+            f"{_subject(one)}: the server sees the security label {printable(peer.label) or 'none'}, "
+            f"it saw {client.label or 'none'}"
+        )

@@ -11,6 +11,7 @@ import struct
 from externalizer.model.socket import Credentials
 
 SO_PEERGROUPS = 59  # asm-generic/socket.h, Linux 4.13
+SO_PEERSEC = 31
 SIOCUNIXFILE = 0x89E0  # linux/un.h, Linux 4.16
 _NOBODY = 0xFFFFFFFF
 
@@ -53,6 +54,19 @@ def peer_groups(fd: int) -> tuple[int, ...]:
                 return ()
             raise
         return struct.unpack(f"={len(raw) // 4}I", raw)
+
+
+def peer_label(fd: int) -> bytes:
+    """The security label of who connected (SELinux and others); b"" where no module keeps one (socket(7)).
+
+    Raises OSError.
+    """
+    try:
+        return _getsockopt(fd, SO_PEERSEC, 4096).rstrip(b"\0")
+    except OSError as error:
+        if error.errno in (errno.ENOPROTOOPT, errno.ENODATA):
+            return b""
+        raise
 
 
 def own_name(fd: int) -> bytes:

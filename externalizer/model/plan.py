@@ -31,13 +31,14 @@ class PeerPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     gid: int | None = None
 
 
-class ClientPlan(msgspec.Struct, frozen=True):
+class ClientPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """The credentials for a reconnect, as ids of the scanner's user namespace."""
 
     uid: int
     gid: int
     groups: tuple[int, ...]
     recorded: bool  # True: what the server recorded; False: the task's own, the server's end was unreadable
+    label: str = ""  # SO_PEERSEC: the security label that the server recorded, where a module keeps one
 
 
 class SocketPlan(msgspec.Struct, frozen=True, omit_defaults=True):

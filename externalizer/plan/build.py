@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from externalizer import __version__
@@ -17,6 +17,14 @@ from externalizer.rules.registry import Judgement, first_match
 from externalizer.rules.unix_sockets import UNIX_SOCKETS, WANTED, SocketFacts
 
 HolderOf = Callable[[FdRef], Holder]
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The scanning process, as criu will be: inode of its net namespace, security label (b"" = none)."""
+
+    netns: int
+    label: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,38 @@ def _client(facts: SocketFacts) -> model.ClientPlan | None:
     creds = facts.peer.client or facts.own
     if creds is None:
         return None
-    return model.ClientPlan(creds.uid, creds.gid, creds.groups, recorded=facts.peer.client is not None)
+    label = printable(facts.peer.label)
+    return model.ClientPlan(creds.uid, creds.gid, creds.groups, facts.peer.client is not None, label)
+
+
+def _warnings(facts: SocketFacts, planned: model.SocketPlan, here: Here) -> Iterator[Finding]:
+    """What changes although the socket comes back as planned."""
+    sock, label = facts.socket, facts.peer.label
+    if planned.action is Action.KEEP and sock.netns != here.netns:
+        yield _warning(
+            "unix-keep-netns", planned,
+            "a kept socket stays in its old net namespace, while the tree gets a new one",
+            "the restored tree can't be dumped again while it has that socket",
+        )  # fmt: skip
+    if planned.action is Action.RECONNECT and label and label != here.label:
+        yield _warning(
+            "unix-peersec", planned,
+            f"the server has recorded the security label {printable(label)} (SO_PEERSEC)",
+            f"after the restore it sees that of criu, {printable(here.label) or 'none'}: check its rules",
+        )  # fmt: skip
+
+
+def _warning(rule: str, planned: model.SocketPlan, evidence: str, remedy: str) -> Finding:
+    return Finding(
+        rule=rule,
+        subject=f"unix socket {planned.ino}",
+        place=Place.OUTSIDE,
+        verdict=Verdict.SILENT_LOSS,
+        evidence=f"{evidence}: {remedy}",
+        doc=f"docs/rules.md#{rule}",
+        ino=planned.ino,
+        holders=planned.holders,
+    )
 
 
 def _socket_finding(
@@ -133,6 +172,7 @@ def build(
     installed: Installed,
     sockets: Iterable[SocketFacts],
     policy: Policy,
+    here: Here,
     holder_of: HolderOf,
     mounts: Sequence[model.MountPlan],
     root: str,
@@ -141,7 +181,12 @@ def build(
     """Build the sealed plan. `root` is the host's path of the root mount of a tree with a mount namespace
     of its own, printable, else empty.
     `findings` are those of the other rules: mounts, layout, what was unreadable."""
-    judged = sorted((socket_plan(facts, policy, holder_of) for facts in sockets), key=_by_first_holder)
+    judged: list[tuple[model.SocketPlan, Finding]] = []
+    warnings: list[Finding] = []
+    for facts in sockets:
+        judged.append(socket_plan(facts, policy, holder_of))
+        warnings += _warnings(facts, judged[-1][0], here)
+    judged.sort(key=_by_first_holder)
     both: list[tuple[str, str | None]] = [
         ("libdir", installed.plugin_dir),
         ("action-script", installed.hook),
@@ -156,7 +201,7 @@ def build(
             mounts=tuple(mounts),
             policy=policy,
             root=root,
-            findings=tuple(finding for _, finding in judged) + tuple(findings),
+            findings=(*(finding for _, finding in judged), *warnings, *findings),
             dump_options=tuple(both + [("external", f"mnt[{m.mountpoint}]:{m.key}") for m in mounts]),
             restore_options=tuple(
                 both

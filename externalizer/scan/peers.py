@@ -49,6 +49,7 @@ class _Facts:
     name: bytes = b""
     name_file: FileId | None = None
     path: tuple[bytes, FileId] | None = None
+    label: bytes = b""
 
 
 def describe(snapshot: Snapshot, sockets: Iterable[UnixSocket]) -> dict[int, Peer]:
@@ -110,12 +111,14 @@ class _Survey:
             path_in_client_ns=facts.path[0] if facts.path else b"",
             server=end.server,
             client=facts.client,
+            label=facts.label,
         )
 
     def _by_duplicate(self, end: _End, facts: _Facts, held: pidfd.Pidfd, fd: int) -> _Facts:
         name = facts.name or unixsock.own_name(fd)
         client = None if end.waiting else unixsock.peer_credentials(fd)
-        facts = replace(facts, owner=self._owner(held), client=client, name=name)
+        label = b"" if end.waiting else unixsock.peer_label(fd)
+        facts = replace(facts, owner=self._owner(held), client=client, name=name, label=label)
         bound = unixsock.bound_file(fd) if name and name[:1] != b"\0" else None
         try:
             return self._with_path(end, facts, held.key.pid, bound)

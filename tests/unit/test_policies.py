@@ -14,7 +14,7 @@ from externalizer.errors import UsageError
 from externalizer.model.finding import Action
 from externalizer.model.policy import Policy, PolicyRule, Want, check_on_missing
 from externalizer.model.process import FdRef
-from externalizer.plan.build import socket_plan
+from externalizer.plan.build import Here, Installed, build, socket_plan
 from externalizer.plan.policy import choose, parse_pattern
 from externalizer.settings.policies import merged
 from externalizer.settings.policyfile import PolicyFile, read_named, read_system
@@ -237,3 +237,35 @@ def test_options_keep_their_order_whichever_they_are() -> None:
     for bad in (["--keep", "x"], ["--keep-seconds", "0"], ["--keep-seconds", "x"], ["--on-missing", "never"]):
         with pytest.raises(UsageError):
             parser.parse_args(bad)
+
+
+# ---- what changes although a socket comes back ----
+
+
+def warnings(want: Want | None, here: Here, **facts: object) -> list[str]:
+    from externalizer.model import plan as model
+    from externalizer.model.finding import Holder
+
+    made = build(
+        target=model.Target(1, 2, "x", 1, (0,), False), host=model.Host("b", "h", "k"),
+        installed=Installed("/p", "/h"),
+        sockets=[replace(CLIENT, **facts)],
+        policy=Policy((PolicyRule("all", want, "x"),) if want else ()), here=here,
+        holder_of=lambda ref: Holder(ref.tid, 1, ref.fd, "x"), mounts=(), root="", findings=(),
+    )  # fmt: skip
+    return [one.rule for one in made.findings if one.verdict.value == "silent-loss"]
+
+
+def test_a_kept_socket_of_another_net_namespace_is_warned_of() -> None:
+    assert warnings(Want.KEEP, Here(SOCKET.netns)) == []
+    assert warnings(Want.KEEP, Here(SOCKET.netns + 1)) == ["unix-keep-netns"]
+    assert warnings(Want.HANGUP, Here(SOCKET.netns + 1)) == []
+
+
+def test_a_security_label_that_will_differ_is_warned_of() -> None:
+    labelled = replace(PEER, label=b"system_u:system_r:app_t:s0")
+    assert warnings(None, Here(SOCKET.netns, b"system_u:system_r:criu_t:s0"), peer=labelled) == [
+        "unix-peersec"
+    ]
+    assert warnings(None, Here(SOCKET.netns, labelled.label), peer=labelled) == []
+    assert warnings(None, Here(SOCKET.netns), peer=PEER) == []
