@@ -58,22 +58,22 @@ static int fill_standard_fds(void)
 	return 0;
 }
 
-/* A restore with sockets that a holder keeps: it waits to be told that the tree runs. */
-static int sockets_are_kept(void)
+/*
+ * A holder of sockets waits to be told that the tree runs: our post-restore has left a note under the pid of this
+ * criu. (criu has closed the image directory by now.)
+ */
+static int holder_waits(pid_t criu)
 {
-	const char *images = getenv("CRTOOLS_IMAGE_DIR");
-	char path[PATH_MAX];
+	char path[64];
 
-	if (!images)
-		return 0;
-	snprintf(path, sizeof(path), "%s/externalizer-holding.bin", images);
+	snprintf(path, sizeof(path), "/run/externalizer/kept/resume-%d", (int)criu);
 	return !access(path, F_OK);
 }
 
-static int stage_is_used(const char *stage)
+static int stage_is_used(const char *stage, pid_t criu)
 {
 	if (!strcmp(stage, "post-resume"))
-		return sockets_are_kept();
+		return holder_waits(criu);
 	for (size_t i = 0; i < sizeof(used_stages) / sizeof(used_stages[0]); i++)
 		if (!strcmp(stage, used_stages[i]))
 			return 1;
@@ -255,7 +255,7 @@ int main(int argc, char **argv)
 	/* A criu that died before the call above sends nothing: nobody edits images for nobody. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != criu)
 		return 1;
-	if (stage_is_used(stage))
+	if (stage_is_used(stage, criu))
 		ret = run_ours(stage);
 	return ret ? ret : run_users(stage);
 }

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 
 from externalizer.checkpoint import wanted
 from externalizer.errors import ExitCode, ExternalizerError
+from externalizer.kernel import procfs
+from externalizer.model.process import TaskKey
 
 MARK = "externalizer"
 
@@ -23,6 +25,12 @@ def say(message: str) -> None:
     secret = os.environ.get(wanted.SECRET)
     mark = f"{MARK}[{secret}]: " if secret else f"{MARK}: "
     print(mark + message, file=sys.stderr, flush=True)
+
+
+def criu_key() -> TaskKey:
+    """The criu that runs this hook, the parent of the native stub that started us. Raises TargetGone."""
+    pid = procfs.stat(os.getppid()).ppid
+    return TaskKey(pid, procfs.starttime(pid))
 
 
 def _stage(name: str) -> Callable[[int, int], None]:
@@ -54,6 +62,9 @@ def _run(name: str) -> None:
             f"criu called the {name} hook without CRTOOLS_INIT_PID and CRTOOLS_IMAGE_DIR",
             hint="use criu 4.1 or newer",
         )
+    if name == "post-resume":
+        _stage(name)(int(pid), -1)  # criu has closed the image directory
+        return
     images = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         wanted.check(os.environ)

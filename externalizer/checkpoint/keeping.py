@@ -38,11 +38,11 @@ def kept_in(plan: Plan) -> tuple[SocketPlan, ...]:
     return tuple(one for one in plan.sockets if one.action is Action.KEEP)
 
 
-def prepare(plan: Plan, criu: int, images: int) -> None:
+def prepare(plan: Plan, criu: TaskKey, images: int) -> None:
     """At pre-dump: refuse what goes against it and start a holder, while the tree still runs."""
     if not kept_in(plan):
         return
-    for option in options_of(criu):
+    for option in options_of(criu.pid):
         if option in _AGAINST:
             raise Refused(
                 f"sockets are to be kept, but criu was given {option}",
@@ -52,12 +52,12 @@ def prepare(plan: Plan, criu: int, images: int) -> None:
     _start(plan, criu, images)
 
 
-def _start(plan: Plan, criu: int, images: int) -> Holding:
+def _start(plan: Plan, criu: TaskKey, images: int) -> Holding:
     target = TaskKey(plan.target.pid, plan.target.starttime)
     from externalizer.holder import client
 
     unit = unit_of(procfs.read(os.getpid(), "cgroup"))
-    identity = client.start(target, TaskKey(criu, procfs.starttime(criu)), plan.policy.keep_seconds, unit)
+    identity = client.start(target, criu, plan.policy.keep_seconds, unit)
     holding = Holding(identity, procfs.boot_id(), "", ())
     safefs.write_file(images, HOLDING_FILE, pack_holding(holding))
     if unit:
@@ -102,7 +102,7 @@ def edit_queues(images: int, files: FilesImage, queues: QueuesImage, plan: Plan)
     queues.drop(ids)
 
 
-def hand_over(plan: Plan, criu: int, images: int) -> int:
+def hand_over(plan: Plan, criu: TaskKey, images: int) -> int:
     """At post-dump, when all else is good: give duplicates to the holder. Returns how many are kept."""
     kept = kept_in(plan)
     if not kept:

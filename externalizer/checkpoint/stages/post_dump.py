@@ -14,9 +14,9 @@ from typing import Any
 
 from externalizer.checkpoint import installation, keeping, registry
 from externalizer.checkpoint.artifacts import PLAN_FILE
-from externalizer.checkpoint.hook import say
+from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.recording import Recorder
-from externalizer.checkpoint.stages.pre_dump import criu_pid, refuse
+from externalizer.checkpoint.stages.pre_dump import refuse
 from externalizer.checkpoint.survey import survey
 from externalizer.checkpoint.targets import with_owners
 from externalizer.checkpoint.wishes import policy_of
@@ -75,7 +75,7 @@ def _complete(pid: int, images: int) -> None:
     files.save()
     queues.save()
     safefs.write_file(images, RESTORE_FILE, pack_restore(records))
-    kept = keeping.hand_over(plan, criu_pid(), images)
+    kept = keeping.hand_over(plan, criu_key(), images)
     safefs.write_file(images, PLAN_FILE, to_json(plan))
     for name in (POLICY_FILE, SEEN_FILE):
         with contextlib.suppress(FileNotFoundError):

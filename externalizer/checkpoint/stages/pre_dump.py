@@ -12,7 +12,7 @@ import os
 
 from externalizer.checkpoint import identity, installation, keeping, registry
 from externalizer.checkpoint.artifacts import PLAN_FILE
-from externalizer.checkpoint.hook import say
+from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.survey import survey
 from externalizer.checkpoint.wishes import policy_of
 from externalizer.errors import Refused
@@ -24,7 +24,8 @@ from externalizer.model.record import HOLDING_FILE, POLICY_FILE, RESTORE_FILE, S
 
 def run(pid: int, images: int) -> None:
     """Raise Refused where the dump must not start, else leave the policy in the image directory."""
-    criu = criu_pid()
+    key = criu_key()
+    criu = key.pid
     _check_directory(images)
     _check_options(criu)
     target = TaskKey(pid, procfs.starttime(pid))
@@ -39,15 +40,10 @@ def run(pid: int, images: int) -> None:
     for name in (POLICY_FILE, SEEN_FILE, RESTORE_FILE, HOLDING_FILE, PLAN_FILE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=images)
-    keeping.prepare(plan, criu, images)
-    policy = pack_policy([], criu, procfs.starttime(criu))
+    keeping.prepare(plan, key, images)
+    policy = pack_policy([], key.pid, key.starttime)
     safefs.write_file(images, POLICY_FILE, policy)
     _warn_of_other_scripts(criu)
-
-
-def criu_pid() -> int:
-    """The criu that runs this hook: the parent of the native stub that started us."""
-    return procfs.stat(os.getppid()).ppid
 
 
 def refuse(plan: Plan) -> None:

@@ -1,0 +1,51 @@
+"""Which holder a restoring criu must tell that the tree runs: /run/externalizer/kept/resume-PID.
+
+PID is criu's; the note holds its start time, for a pid alone may be taken over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+
+from externalizer.holder.state import KEPT, is_id
+from externalizer.kernel import safefs
+from externalizer.kernel.privatedir import run_directory
+from externalizer.model.process import TaskKey
+
+_NOTE = re.compile(r"resume-(\d+)")
+
+
+def leave(criu: TaskKey, identity: str) -> None:
+    """Write the note. Raises OSError, UsageError."""
+    directory = run_directory(KEPT)
+    try:
+        _sweep(directory)
+        safefs.write_file(directory, f"resume-{criu.pid}", f"{criu.starttime} {identity}".encode())
+    finally:
+        os.close(directory)
+
+
+def take(criu: TaskKey) -> str | None:
+    """Read and remove the note for this very criu; None = there is none."""
+    directory = run_directory(KEPT)
+    name = f"resume-{criu.pid}"
+    try:
+        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory), "rb") as file:
+            starttime, _, identity = file.read(100).decode("ascii", "replace").partition(" ")
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(directory)
+    return identity if starttime == str(criu.starttime) and is_id(identity) else None
+
+
+def _sweep(directory: int) -> None:
+    """Remove the notes for criu processes that were killed before they came to it."""
+    for name in os.listdir(directory):
+        match = _NOTE.fullmatch(name)
+        if match and not os.path.exists(f"/proc/{match[1]}"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
