@@ -13,7 +13,8 @@ _ALWAYS = {
     "externalizer.kernel", "externalizer.kernel._scan", "externalizer.kernel.capabilities",
     "externalizer.kernel.fscalls", "externalizer.kernel.fserrors", "externalizer.kernel.namespaces",
     "externalizer.kernel.pidfd", "externalizer.kernel.procfs", "externalizer.kernel.safefs",
-    "externalizer.kernel.temporary", "externalizer.kernel.unixsock", "externalizer.model",
+    "externalizer.kernel.sigio", "externalizer.kernel.sockopts", "externalizer.kernel.temporary",
+    "externalizer.kernel.unixsock", "externalizer.model",
     "externalizer.model.finding", "externalizer.model.layout", "externalizer.model.mount",
     "externalizer.model.plan", "externalizer.model.policy", "externalizer.model.process",
     "externalizer.model.record", "externalizer.model.snapshot", "externalizer.model.socket",
@@ -24,7 +25,8 @@ _ALWAYS = {
 
 # A dump plans twice: before the tree is stopped, and from the frozen tree.
 _PLANNING = {
-    "externalizer.checkpoint.identity", "externalizer.checkpoint.installation",
+    "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
+    "externalizer.checkpoint.installation",
     "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.registry",
     "externalizer.checkpoint.shared", "externalizer.checkpoint.stages.pre_dump",
     "externalizer.checkpoint.survey", "externalizer.checkpoint.wishes", "externalizer.criu.installed",
@@ -44,7 +46,7 @@ ALLOWED = {
     },
     "post-restore": _ALWAYS | {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.reconnect",
-        "externalizer.checkpoint.restored",
+        "externalizer.checkpoint.restored", "externalizer.checkpoint.settings",
         "externalizer.checkpoint.stages.post_restore", "externalizer.checkpoint.targets",
         "externalizer.checkpoint.verify",
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import ctypes
 import json
 import os
@@ -48,6 +49,7 @@ class Puppet:
             os.chown(path, uid, gid)
         self._asked = 0
         self._uid = uid
+        self._children: list[Puppet] = []
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", PROGRAM, directory, *map(str, (uid, gid, *groups))],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -56,6 +58,20 @@ class Puppet:
         self._process: subprocess.Popen[bytes] | None = process
         self.pid = process.pid
         assert self.ask("_ = 1 + 1") == 2
+
+    def fork(self, directory: Path) -> Puppet:
+        """A child that takes orders of its own and has all descriptors; reaped and ended with its parent."""
+        directory.mkdir()
+        (directory / "orders").write_text("")
+        for path in (directory, directory / "orders"):
+            os.chown(path, self._uid, -1)
+        child = copy.copy(self)
+        child.directory, child._asked, child._children = directory, 0, []
+        # In the child the statement never ends: it goes on as a puppet that reads other orders.
+        child.pid = self.ask(f"_ = os.fork() or sys.modules['__main__'].main({str(directory)!r})")
+        assert child.ask("_ = 1 + 1") == 2
+        self._children.append(child)
+        return child
 
     def order(self, statement: str) -> int:
         """Give an order without waiting for it; returns its number."""
@@ -91,6 +107,8 @@ class Puppet:
             self._process = None
         else:
             os.waitpid(self.pid, 0)
+        for child in self._children:
+            wait_gone(child.pid)
 
     def ended_by(self) -> int:
         """Wait for the end of a process that was not restored; the signal that ended it."""
@@ -99,12 +117,17 @@ class Puppet:
 
     def end(self) -> None:
         """End it by its own id, if it still runs."""
+        for child in self._children:
+            if alive(child.pid):
+                os.kill(child.pid, signal.SIGKILL)
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
         elif self._process is None and alive(self.pid):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
+        for child in self._children:
+            wait_gone(child.pid)
 
 
 def alive(pid: int) -> bool:

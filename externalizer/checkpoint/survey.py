@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import select
-import socket
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
-from externalizer.checkpoint import mounts, shared
-from externalizer.errors import NoAccess, TargetGone
+from externalizer.checkpoint import inside, mounts, shared
+from externalizer.errors import TargetGone
 from externalizer.kernel import credentials, procfs
-from externalizer.kernel.pidfd import Pidfd
 from externalizer.model import plan as model
 from externalizer.model.finding import Finding, Holder, Place, Verdict
 from externalizer.model.layout import What
@@ -29,14 +24,6 @@ from externalizer.scan import native, peers
 from externalizer.scan.listens import Listens
 
 _LOOKS = 4
-
-
-class _Inside(NamedTuple):
-    """What only a socket itself tells: SO_PASSCRED, whether it can be read, the uid that made it."""
-
-    passcred: bool
-    readable: bool
-    creator: int | None
 
 
 def survey(pid: int, installed: Installed, policy: Policy) -> model.Plan:
@@ -109,11 +96,12 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
     listens = Listens()
     receivers = {sock.peer_ino for sock in snapshot.unix_sockets() if sock.type == SockType.DGRAM}
     netns = frozenset(task.net_ns for task in snapshot.tasks() if not task.gone)
+    insides = inside.look(snapshot, external + unknown)
     for sock in external + unknown:
         waits_at = snapshot.listener_of(sock.ino) if sock.known and not sock.peer_ino else None
         peer = described.get(sock.ino) or _nobody(sock)
         which = "client" if waits_at else side(sock, peer, listeners)
-        inside = _inside(snapshot, sock)
+        own = insides[sock.ino]
         yield SocketFacts(
             socket=sock,
             peer=peer,
@@ -121,9 +109,11 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
             unaccepted=waits_at is not None,
             side=listens.side(sock, peer) if which == "unclear" else which,
             tree_netns=netns,
-            own=_own_credentials(snapshot, sock, inside.creator),
-            passcred=inside.passcred,
-            empty_record=inside.readable and not sock.queued,
+            own=_own_credentials(snapshot, sock, own.creator),
+            control=own.control,
+            options=own.options,
+            owner_problem=own.owner_problem,
+            empty_record=own.readable and not sock.queued,
             listening=listens.at(sock, peer),
             held_outside=held.get(sock.ino, ()),
             connected_inside=sock.ino in receivers,
@@ -154,29 +144,6 @@ def _own_credentials(snapshot: Snapshot, sock: UnixSocket, creator: int | None) 
         return None
     (held,) = found.values()
     return held if held.uid == creator else None
-
-
-def _inside(snapshot: Snapshot, sock: UnixSocket) -> _Inside:
-    """Look at a duplicate of the socket; where none can be had nothing is claimed."""
-    for ref in sock.holders:
-        with (
-            contextlib.suppress(TargetGone, NoAccess, OSError),
-            Pidfd.open(ref.tid) as process,
-            socket.socket(fileno=process.getfd(ref.fd)) as ours,
-        ):
-            return _Inside(
-                passcred=bool(ours.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)),
-                readable=_readable(ours),
-                creator=os.fstat(ours.fileno()).st_uid,
-            )
-    return _Inside(False, False, None)
-
-
-def _readable(ours: socket.socket) -> bool:
-    poller = select.poll()
-    poller.register(ours, select.POLLIN | select.POLLRDHUP)
-    events = dict(poller.poll(0)).get(ours.fileno(), 0)
-    return bool(events & select.POLLIN) and not events & (select.POLLHUP | select.POLLRDHUP)
 
 
 def _backlogs(snapshot: Snapshot) -> Iterator[Finding]:

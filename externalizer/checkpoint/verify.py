@@ -5,11 +5,12 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from externalizer.checkpoint.restored import Restored
 from externalizer.errors import ExternalizerError
+from externalizer.kernel import sockopts
 from externalizer.model.finding import Action
 from externalizer.model.plan import SocketPlan
 from externalizer.model.record import Missing
@@ -58,6 +59,9 @@ def _problems(tree: Restored, one: SocketPlan) -> Iterator[str]:
         yield f"it is a {SockType(found.type).name.lower()} socket, it was {one.type}"
         return
     with socket.socket(fileno=tree.duplicate(one)) as ours:
+        options = sockopts.read(ours)
+        if options != one.options:
+            yield f"its options are {_told(options)}, they were {_told(one.options)}"
         if one.action is Action.KEEP:
             yield from _kept(found, one)
         elif one.action is Action.RECONNECT:
@@ -66,6 +70,10 @@ def _problems(tree: Restored, one: SocketPlan) -> Iterator[str]:
             yield from _connected(ours, one)
         elif one.type != "dgram" and not _hung_up(ours):
             yield "its peer should look closed, but it does not"
+
+
+def _told(options: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "those of a new socket"
 
 
 def _is_left_alone(tree: Restored, one: SocketPlan) -> bool:

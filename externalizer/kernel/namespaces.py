@@ -46,20 +46,32 @@ def run_in(namespaces: dict[str, int], work: Callable[[], T]) -> T:
     After entering a mount namespace its root is root and working directory. `work` must not start threads
     or processes that outlive it. What it raises is raised here. Raises NoAccess where setns is refused.
     """
+
+    def run() -> T:
+        if "mnt" in namespaces:
+            _call("unshare", CLONE_FS)  # setns refuses a task that shares its root with others
+        for kind, fd in namespaces.items():
+            _enter(kind, fd)
+        return work()
+
+    return in_own_thread(run)
+
+
+def in_own_thread(work: Callable[[], T]) -> T:
+    """Call `work` in a thread that lives just for it: what it changes of its task for good is gone then.
+
+    What it raises is raised here.
+    """
     outcome: list[T] = []
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            if "mnt" in namespaces:
-                _call("unshare", CLONE_FS)  # setns refuses a task that shares its root with others
-            for kind, fd in namespaces.items():
-                _enter(kind, fd)
             outcome.append(work())
         except BaseException as error:
             failure.append(error)
 
-    thread = threading.Thread(target=run, name="in-namespace")
+    thread = threading.Thread(target=run, name="task-of-its-own")
     thread.start()
     thread.join()
     if failure:

@@ -64,6 +64,7 @@ class SocketPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     mapped: bool = False  # the user named `target` for this restore: whoever is there is meant
     policy: str = ""  # the rule of the policy that asked for the action; empty: the defaults did
     on_missing: str = ""  # of a reconnect or a kept socket, what to do if its other end is gone at restore
+    options: dict[str, int] = {}  # that criu does not restore and that differ from a new socket's
 
 
 class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -62,6 +62,7 @@ def socket_plan(facts: SocketFacts, policy: Policy, holder_of: HolderOf) -> tupl
         unaccepted=facts.unaccepted,
         policy=_asked(chosen),
         on_missing=_on_missing(action, chosen, policy),
+        options=dict(facts.options),
     )
     return planned, _socket_finding(facts, judgement, holders, _asked(chosen))
 

@@ -7,7 +7,8 @@ client sees when its server restarts. What can't be restored rightly either way 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from externalizer.model.finding import Action, Verdict
 from externalizer.model.policy import Want
@@ -32,7 +33,9 @@ class SocketFacts:
     side: str
     tree_netns: frozenset[int]
     own: Credentials | None  # of the task that will open the socket at restore
-    passcred: bool = False
+    control: str = ""  # the option for which each message comes with control data
+    options: Mapping[str, int] = field(default_factory=dict)  # that criu does not restore
+    owner_problem: str = ""  # who gets the socket's signals, where criu can't restore that
     empty_record: bool = (
         False  # readable although no bytes are queued and nobody closed: a record without bytes
     )
@@ -90,8 +93,14 @@ def _not_listening(f: SocketFacts) -> str | None:
 
 
 def _credentials_queued(f: SocketFacts) -> str | None:
-    if f.socket.queued and f.passcred:
-        return "it has SO_PASSCRED set and unread messages with credentials, which criu can't dump"
+    if f.socket.queued and f.control:
+        return f"it has {f.control} set and unread messages with control data, which criu can't dump"
+    return None
+
+
+def _signal_owner(f: SocketFacts) -> str | None:
+    if f.owner_problem:
+        return f"its signals go to {f.owner_problem} (F_SETOWN): criu could not set that again at restore"
     return None
 
 
@@ -262,6 +271,8 @@ _IMPOSSIBLE: tuple[Rule[SocketFacts], ...] = (
          "close the connection before the dump"),
     Rule("unix-unaccepted-data", _unaccepted_with_data, Action.REFUSE, Verdict.REFUSED, _RETRY),
     Rule("unix-credentials-queued", _credentials_queued, Action.REFUSE, Verdict.REFUSED, _READ),
+    Rule("unix-signal-owner", _signal_owner, Action.REFUSE, Verdict.REFUSED,
+         "have a process of the tree own it, or nobody"),
 )  # fmt: skip
 _EMPTY = Rule("unix-empty-record", _empty_record, Action.REFUSE, Verdict.REFUSED, _READ)
 _DGRAM = Rule("unix-dgram", _dgram_named, Action.DATAGRAM, Verdict.HANDLED)

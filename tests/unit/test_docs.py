@@ -171,13 +171,16 @@ def shown_type(one: dict[str, Any]) -> str:
         return "[" + ", ".join(shown_type(each) for each in one["prefixItems"]) + "]"
     if one["type"] == "array":
         return "array of " + shown_type(one["items"])
+    if one["type"] == "object":
+        return "object of " + shown_type(one["additionalProperties"])
     return str(one["type"])
 
 
 def presence(cls: type[msgspec.Struct], field: Any) -> str:
     if field.required or not cls.__struct_config__.omit_defaults:
         return "always"
-    default = "empty" if field.default == "" else msgspec.json.encode(field.default).decode()
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    default = "empty" if value == "" else msgspec.json.encode(value).decode()
     return f"if set ({default})"
 
 

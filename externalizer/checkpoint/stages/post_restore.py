@@ -1,7 +1,8 @@
 """post-restore: all tasks are stopped in criu's restorer, descriptors are final, failure aborts the restore.
 
-Connects the datagram sockets again and verifies every socket of the plan. What can't be verified yet, a
-connection that its server has not accepted, is said and is no failure.
+Connects the datagram sockets again, sets the options that criu does not restore, and verifies every socket
+of the plan. What can't be verified yet, a connection that its server has not accepted, is said and is no
+failure.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from externalizer.checkpoint.artifacts import wanted_plan
 from externalizer.checkpoint.hook import say
 from externalizer.checkpoint.reconnect import connect_datagrams
 from externalizer.checkpoint.restored import Restored
+from externalizer.checkpoint.settings import set_again
 from externalizer.checkpoint.verify import verify
 from externalizer.errors import RestoreFailed
 from externalizer.model.finding import Action
@@ -28,6 +30,7 @@ def run(pid: int, images: int) -> None:
     tree = Restored(pid)
     datagrams = [socket for socket in plan.sockets if socket.action is Action.DATAGRAM]
     connect_datagrams(tree, datagrams)
+    set_again(tree, plan.sockets)
     report = verify(tree, plan.sockets)
     for line in report.unverified:
         say(line)
