@@ -20,12 +20,20 @@ from externalizer.scan import holders
 _NAMED = 3  # processes that a sentence names
 
 
-def held_outside(snapshot: Snapshot) -> dict[int, tuple[str, ...]]:
-    """Inode of each such unix socket of the tree → who else holds it, as `command[pid]`, printable."""
-    ours = frozenset(sock.ino for sock in snapshot.unix_sockets() if sock.holders)
+def held_outside(
+    snapshot: Snapshot, inos: frozenset[int] | None = None, *ignored: int
+) -> dict[int, tuple[str, ...]]:
+    """Inode of each such unix socket of the tree → who else holds it, as `command[pid]`, printable.
+
+    `inos`: the sockets asked about, None = all that have a descriptor in the tree. `ignored`: further pids
+    that don't count as outside.
+    """
+    ours = inos
+    if ours is None:
+        ours = frozenset(sock.ino for sock in snapshot.unix_sockets() if sock.holders)
     if not ours:
         return {}
-    inside = frozenset(task.tgid for task in snapshot.leaders()) | {os.getpid()}
+    inside = frozenset(task.tgid for task in snapshot.leaders()) | {os.getpid(), *ignored}
     return {ino: _named(pids) for ino, pids in holders.outside(ours, inside).items()}
 
 

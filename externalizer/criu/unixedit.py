@@ -23,6 +23,10 @@ from externalizer.criu.messages import FD_TYPE_UNIXSK, USK_CALLBACK, USK_EXTERN,
 from externalizer.model.finding import Action
 from externalizer.model.socket import Shutdown, SockState, SockType
 
+# criu reads a message with 1024 bytes of control data (CMSG_MAX_SIZE in criu/sk-queue.c) and does not notice
+# that the kernel leaves out what doesn't fit; a message holds up to 253 descriptors (SCM_MAX_FD).
+MAX_RIGHTS = (1024 - 16) // 4
+
 
 def _hangup(usk: Any) -> None:
     if usk.type == SockType.DGRAM:
@@ -150,6 +154,8 @@ def lint(image: FilesImage, packets: Sequence[Any], recorded: Collection[int]) -
         elif usk.peer:
             problems += _lint_peer(usk, by_ino, seen)
     for packet in packets:
+        if any(len(scm.rights) >= MAX_RIGHTS for scm in packet.scm):
+            problems.append(f"a queued message has {MAX_RIGHTS} descriptors or more; criu saves no more")
         usk = by_id.get(packet.id_for)
         if usk is None:
             problems.append(f"a queued packet belongs to no socket (id {packet.id_for:#x})")

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from externalizer.checkpoint import installation, keeping, registry
+from externalizer.checkpoint import inflight, installation, keeping, registry
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.recording import Recorder
@@ -50,10 +50,11 @@ def run(pid: int, images: int) -> None:
 
 def _complete(pid: int, images: int) -> None:
     policy = policy_of(registry.find(TaskKey(pid, procfs.starttime(pid))))
-    plan = survey(pid, installation.paths(), policy)
+    files = criu_images.FilesImage(images)
+    queues = QueuesImage(images)
+    plan = inflight.settle(survey(pid, installation.paths(), policy), files, queues.packets, criu_pid())
     refuse(plan)
     plan = with_owners(plan)
-    files = criu_images.FilesImage(images)
     planned = {socket.ino: socket for socket in plan.sockets}
     seen = _seen(images)
     _all_decided(files, plan, seen)
@@ -63,7 +64,6 @@ def _complete(pid: int, images: int) -> None:
         for usk in files.own_sockets()
         if usk.ino in planned and planned[usk.ino].action is Action.RECONNECT
     ]
-    queues = QueuesImage(images)
     _queues_as_planned(files, queues.packets, plan)
     keeping.edit_queues(images, files, queues, plan)
     unixedit.apply(files, {socket.ino: socket.action for socket in plan.sockets})

@@ -1,0 +1,61 @@
+"""Sockets in flight: queued in another socket by SCM_RIGHTS (unix(7)), so that no descriptor shows them.
+
+A scan sees that nobody in the tree holds them and takes them for outside. Only criu, which reads the queues
+of the frozen tree, knows better; so what the plan says of them is put right here, by the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from externalizer.checkpoint import shared
+from externalizer.criu.images import FilesImage
+from externalizer.criu.messages import USK_CALLBACK
+from externalizer.errors import Refused
+from externalizer.model.plan import Plan, sealed
+from externalizer.scan import native
+
+
+def settle(plan: Plan, files: FilesImage, packets: Sequence[Any], criu: int) -> Plan:
+    """The plan without sockets whose other end is in flight in the tree itself: criu restores those.
+
+    `criu` is the pid of the criu that dumps, which holds what it found in queues. Raises Refused where a
+    socket in flight can't be restored rightly.
+    """
+    rights = {number for packet in packets for scm in packet.scm for number in scm.rights}
+    in_flight = frozenset(usk.ino for usk in files.own_sockets() if usk.id in rights)
+    if in_flight:
+        _none_held_outside(in_flight, plan.target.pid, criu)
+    ours = {usk.ino for usk in files.own_sockets()}
+    planned = {one.ino for one in plan.sockets}
+    for usk in files.own_sockets():
+        outside = usk.uflags & USK_CALLBACK or (usk.peer and usk.peer not in ours)
+        if usk.ino in in_flight - planned and outside:
+            raise Refused(
+                f"unix socket {usk.ino} has its other end outside, but no descriptor of the tree holds it",
+                why="it is queued in another socket, and what it is connected to can't be read",
+                hint="let the program receive it, then dump again",
+            )
+    inside = {usk.ino for usk in files.own_sockets() if usk.peer in ours} & planned
+    if not inside:
+        return plan
+    return sealed(
+        msgspec.structs.replace(
+            plan,
+            sockets=tuple(one for one in plan.sockets if one.ino not in inside),
+            findings=tuple(one for one in plan.findings if one.ino not in inside),
+        )
+    )
+
+
+def _none_held_outside(in_flight: frozenset[int], root: int, criu: int) -> None:
+    for ino, holders in shared.held_outside(native.scan(root), in_flight, criu).items():
+        raise Refused(
+            f"unix socket {ino} is queued in a socket of the tree and also held outside, by "
+            f"{', '.join(holders)}",
+            why="after the restore they would no longer share it",
+            hint="close it there, or let the program receive it, then dump again",
+        )
