@@ -41,7 +41,8 @@ _PLANNING = {
 ALLOWED = {
     "pre-dump": _ALWAYS | _PLANNING,
     "post-dump": _ALWAYS | _PLANNING | {
-        "externalizer.checkpoint.inflight", "externalizer.checkpoint.recording",
+        "externalizer.checkpoint.boundaries", "externalizer.checkpoint.inflight",
+        "externalizer.checkpoint.recording",
         "externalizer.checkpoint.stages.post_dump",
         "externalizer.checkpoint.targets", "externalizer.criu.unixedit",
     },

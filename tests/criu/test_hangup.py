@@ -21,7 +21,7 @@ HUP = select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLIN
 @contextmanager
 def pair(puppet: Puppet, place: Path, kind: str = "SOCK_STREAM") -> Iterator[socket.socket]:
     """A socketpair of which the puppet has `x` and the test, outside, the other half."""
-    name = str(place / "hand.sock")
+    name = f"\0hand-{os.getpid()}"
     with listening(name) as server:
         puppet.ask(f"h = socket.socket(socket.AF_UNIX); h.connect({name!r})")
         with accept(server) as hand:
@@ -108,32 +108,28 @@ def test_a_half_shut_pair_inside_stays_half_shut(puppet: Puppet, checkpoint: Che
         puppet.ask("a.send(b'x')")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_queued_descriptors_come_in_their_place(
-    puppet: Puppet, checkpoint: Checkpoint, place: Path, kind: str
-) -> None:
-    """A file, a pipe and sockets, between bytes; each works."""
+def queue_descriptors(puppet: Puppet, place: Path, outside: socket.socket, *messages: bytes) -> None:
+    """Send messages to x; with the one that says so go a file, a pipe, half of a pair, and a listener."""
+    puppet.ask("a, b = socket.socketpair(); r, w = os.pipe(); l = socket.socket(socket.AF_UNIX)")
+    puppet.ask(f"l.bind({str(place / 'puppet' / 'l')!r}); l.listen(3)")
+    # By way of the test: what is in the queue of x was sent by the outside.
+    with listening(place / "to.sock") as server:
+        puppet.ask(f"h = socket.socket(socket.AF_UNIX); h.connect({str(place / 'to.sock')!r})")
+        with accept(server) as hand:
+            puppet.ask("socket.send_fds(h, [b'm'], [b.fileno(), r, l.fileno()]); b.close(); l.close()")
+            puppet.ask("os.close(r); h.close()")
+            _, fds, _, _ = socket.recv_fds(hand, 1, 3)
     path = place / "payload"
     path.write_text("from the file")
-    with pair(puppet, place, kind) as outside:
-        puppet.ask("a, b = socket.socketpair(); r, w = os.pipe(); l = socket.socket(socket.AF_UNIX)")
-        puppet.ask(f"l.bind({str(place / 'puppet' / 'l')!r}); l.listen(3)")
-        # Sent by way of the test: what the queue of x holds was sent by the outside.
-        with listening(place / "to.sock") as server:
-            puppet.ask(f"h = socket.socket(socket.AF_UNIX); h.connect({str(place / 'to.sock')!r})")
-            with accept(server) as hand:
-                puppet.ask("socket.send_fds(h, [b'm'], [b.fileno(), r, l.fileno()]); b.close(); l.close()")
-                puppet.ask("os.close(r); h.close()")
-                _, fds, _, _ = socket.recv_fds(hand, 1, 3)
-        file = os.open(path, os.O_RDONLY)
-        outside.send(b"before")
-        socket.send_fds(outside, [b"with"], [file, *fds])
-        outside.send(b"after")
-        for fd in (file, *fds):
-            os.close(fd)
-        checkpoint.cycle(puppet)
-    assert puppet.ask("_ = x.recv(6)") == b"before"
-    puppet.ask("m, (f, b, r, l), _, _ = socket.recv_fds(x, 9, 4)")
+    fds.insert(0, os.open(path, os.O_RDONLY))
+    for message in messages:
+        socket.send_fds(outside, [message], fds if message == b"with" else [])
+    for fd in fds:
+        os.close(fd)
+
+
+def receives_descriptors(puppet: Puppet, place: Path) -> None:
+    puppet.ask("m, (f, b, r, l), _, _ = socket.recv_fds(x, 4, 4)")
     assert puppet.ask("_ = m, os.read(f, 99)") == (b"with", b"from the file")
     assert puppet.ask("b = socket.socket(fileno=b); a.send(b'to b'); _ = b.recv(9)") == b"to b"
     assert puppet.ask("os.write(w, b'to r'); _ = os.read(r, 9)") == b"to r"
@@ -142,7 +138,47 @@ def test_queued_descriptors_come_in_their_place(
         client.connect(str(place / "puppet" / "l"))
         puppet.ask("l.accept()[0].send(b'served')")
         assert client.recv(9) == b"served"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_queued_descriptors_are_received(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path, kind: str
+) -> None:
+    """A file, a pipe and sockets; each works."""
+    before = [b"before"] if kind == "SOCK_SEQPACKET" else []
+    with pair(puppet, place, kind) as outside:
+        queue_descriptors(puppet, place, outside, *before, b"with", b"after")
+        checkpoint.cycle(puppet)
+    assert [puppet.ask("_ = x.recv(6)") for _ in before] == before
+    receives_descriptors(puppet, place)
     is_hung_up(puppet, [b"after"])
+
+
+def test_descriptors_behind_other_bytes_are_refused_unharmed(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """criu would have them come with those bytes: a program that reads them by recv(2) loses them."""
+    with pair(puppet, place) as outside:
+        queue_descriptors(puppet, place, outside, b"before", b"with", b"after")
+        dumped = checkpoint.dump(puppet)
+        assert dumped.code == 7, dumped
+        assert "has queued descriptors, and unread bytes that may be of messages before" in dumped.err
+        assert puppet.ask("_ = x.recv(6)") == b"before"
+        receives_descriptors(puppet, place)
+
+
+def test_descriptors_with_more_bytes_than_criu_reads_are_refused_unharmed(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """criu's buffer has the size of the reader's send buffer: it would find the descriptors twice."""
+    with pair(puppet, place) as outside:
+        puppet.ask("x.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)")
+        with open("/dev/null", "rb") as null:
+            socket.send_fds(outside, [bytes(7500)], [null.fileno(), null.fileno()])
+        dumped = checkpoint.dump(puppet)
+        assert dumped.code == 7, dumped
+        assert "would find the same descriptors again" in dumped.err
+        assert puppet.ask("m, f, _, _ = socket.recv_fds(x, 9999, 9); _ = len(m), len(f)") == (7500, 2)
 
 
 def test_a_full_queue_is_kept_whole(puppet: Puppet, checkpoint: Checkpoint, place: Path) -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from externalizer.checkpoint import inflight, installation, keeping, registry
+from externalizer.checkpoint import boundaries, inflight, installation, keeping, registry
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.recording import Recorder
@@ -66,6 +66,7 @@ def _complete(pid: int, images: int) -> None:
     ]
     _queues_as_planned(files, queues.packets, plan)
     keeping.edit_queues(images, files, queues, plan)
+    boundaries.check(files, queues, plan)
     unixedit.apply(files, {socket.ino: socket.action for socket in plan.sockets})
     known = [record.ino for record in records] + [one.ino for one in keeping.kept_in(plan)]
     problems = unixedit.lint(files, queues.packets, known)
