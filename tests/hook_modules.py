@@ -27,7 +27,8 @@ _ALWAYS = {
 _PLANNING = {
     "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
     "externalizer.checkpoint.installation",
-    "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.registry",
+    "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.netns",
+    "externalizer.checkpoint.registry",
     "externalizer.checkpoint.shared", "externalizer.checkpoint.stages.pre_dump",
     "externalizer.checkpoint.survey", "externalizer.checkpoint.wishes", "externalizer.criu.installed",
     "externalizer.criu.queues", "externalizer.kernel.credentials", "externalizer.kernel.privatedir",
@@ -41,7 +42,8 @@ _PLANNING = {
 ALLOWED = {
     "pre-dump": _ALWAYS | _PLANNING,
     "post-dump": _ALWAYS | _PLANNING | {
-        "externalizer.checkpoint.boundaries", "externalizer.checkpoint.inflight",
+        "externalizer.checkpoint.abstract", "externalizer.checkpoint.boundaries",
+        "externalizer.checkpoint.inflight",
         "externalizer.checkpoint.recording",
         "externalizer.checkpoint.stages.post_dump",
         "externalizer.checkpoint.targets", "externalizer.criu.unixedit",

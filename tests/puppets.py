@@ -198,12 +198,13 @@ class Checkpoint:
             "dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", self._plan / "dump.conf", *words
         )
 
-    def plain_restore(self, *words: str) -> Ran:
+    def plain_restore(self, *words: str, pass_fds: Sequence[int] = ()) -> Ran:
         return self._criu(
-            "restore", "-d", "-o", "restore.log", "--config", self._plan / "restore.conf", *words
-        )
+            "restore", "-d", "-o", "restore.log", "--config", self._plan / "restore.conf", *words,
+            pass_fds=pass_fds,
+        )  # fmt: skip
 
-    def _criu(self, verb: str, *words: str | Path) -> Ran:
+    def _criu(self, verb: str, *words: str | Path, pass_fds: Sequence[int] = ()) -> Ran:
         from externalizer.criu import shim
         from externalizer.criu.environment import criu_environment
 
@@ -211,6 +212,7 @@ class Checkpoint:
             [self.criu, verb, "-D", self.images, "-v4", *words],
             stdin=subprocess.DEVNULL, capture_output=True,
             env=criu_environment(shim.preload_environment(self.criu)), timeout=90, check=False,
+            pass_fds=pass_fds,
         )  # fmt: skip
         return Ran(done.returncode, "", self.log(f"{verb}.log"))
 

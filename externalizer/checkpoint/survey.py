@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 
-from externalizer.checkpoint import inside, mounts, shared
+from externalizer.checkpoint import inside, mounts, netns, shared
 from externalizer.errors import TargetGone
 from externalizer.kernel import credentials, procfs
 from externalizer.model import plan as model
@@ -44,6 +44,13 @@ def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.P
     found = mounts.judge(snapshot)
     held = shared.held_outside(snapshot)
     split = shared.findings(snapshot, held, lambda ref: holder_of(snapshot, ref))
+    findings = [
+        *found.findings,
+        *split,
+        *netns.findings(snapshot),
+        *_backlogs(snapshot),
+        *_unreadable(snapshot),
+    ]
     return build(
         target=_target(snapshot),
         host=model.Host(snapshot.origin.boot_id, snapshot.origin.host, snapshot.origin.kernel),
@@ -54,7 +61,7 @@ def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.P
         holder_of=lambda ref: holder_of(snapshot, ref),
         mounts=found.mounts,
         root=found.root,
-        findings=list(dict.fromkeys([*found.findings, *split, *_backlogs(snapshot), *_unreadable(snapshot)])),
+        findings=list(dict.fromkeys(findings)),
     )
 
 
@@ -95,7 +102,7 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
     listeners = listening(snapshot.unix_sockets())
     listens = Listens()
     receivers = {sock.peer_ino for sock in snapshot.unix_sockets() if sock.type == SockType.DGRAM}
-    netns = frozenset(task.net_ns for task in snapshot.tasks() if not task.gone)
+    spaces = frozenset(task.net_ns for task in snapshot.tasks() if not task.gone)
     insides = inside.look(snapshot, external + unknown)
     for sock in external + unknown:
         waits_at = snapshot.listener_of(sock.ino) if sock.known and not sock.peer_ino else None
@@ -108,7 +115,7 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
             peer_socket=waits_at or snapshot.socket(sock.peer_ino),
             unaccepted=waits_at is not None,
             side=listens.side(sock, peer) if which == "unclear" else which,
-            tree_netns=netns,
+            tree_netns=spaces,
             own=_own_credentials(snapshot, sock, own.creator),
             control=own.control,
             options=own.options,

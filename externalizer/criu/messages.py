@@ -51,6 +51,7 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("*", "scm_entry", "scm", 4),
     ],
     "fdinfo_entry": [("r", "uint32", "id", 1)],
+    "netns_entry": [("o", "string", "ext_key", 8)],
     "pagemap_head": [("r", "uint32", "pages_id", 1)],
     "pagemap_entry": [
         ("r", "uint32", "compat_nr_pages", 2),
@@ -88,6 +89,7 @@ _CLASSES = _build()
 FileEntry: Any = _CLASSES["file_entry"]
 SkPacketEntry: Any = _CLASSES["sk_packet_entry"]
 FdinfoEntry: Any = _CLASSES["fdinfo_entry"]
+NetnsEntry: Any = _CLASSES["netns_entry"]
 PagemapHead: Any = _CLASSES["pagemap_head"]
 PagemapEntry: Any = _CLASSES["pagemap_entry"]
 

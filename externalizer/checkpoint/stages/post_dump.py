@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from externalizer.checkpoint import boundaries, inflight, installation, keeping, registry
+from externalizer.checkpoint import abstract, boundaries, inflight, installation, keeping, registry
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.recording import Recorder
@@ -64,6 +64,7 @@ def _complete(pid: int, images: int) -> None:
         for usk in files.own_sockets()
         if usk.ino in planned and planned[usk.ino].action is Action.RECONNECT
     ]
+    abstract.check(images, files, plan)
     _queues_as_planned(files, queues.packets, plan)
     keeping.edit_queues(images, files, queues, plan)
     boundaries.check(files, queues, plan)
