@@ -54,6 +54,7 @@ class Container:
 
     Its root directory is made below `directory`: the host's /usr and its like and /etc read-only, a /proc of
     its own, tmpfs on /tmp and /dev, and `binds`. `slave`: mounts stay slaves of the host's shared ones.
+    `userns`: in a user namespace of its own, whose id 0 is this one outside; 0 = none.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Container:
         binds: Sequence[Bind] = (),
         uid: int = 0,
         slave: bool = False,
+        userns: int = 0,
     ) -> None:
         self.root = directory / "root"
         self._binds = (*_skeleton(self.root), *binds)
@@ -74,7 +76,8 @@ class Container:
         for bind in self._binds:
             mounts += ["--rw" if bind.writable else "--ro", bind.source, bind.inside]
         slave_flag = ["--slave"] if slave else []
-        self._argv = [program, *slave_flag, *mounts, self.root, str(uid), *command]
+        userns_flag = ["--userns", str(userns)] if userns else []
+        self._argv = [program, *slave_flag, *userns_flag, *mounts, self.root, str(uid), *command]
         self._launcher: subprocess.Popen[str] | None = None
         self._init: Held | None = None
 

@@ -3,9 +3,10 @@
  * Starts a command as the init of a small container: own pid and mount namespace, root directory by
  * pivot_root(2), new /proc, tmpfs on /tmp and /dev, a session of its own, no descriptor but /dev/null.
  *
- * contain [--slave] [--ro SOURCE TARGET | --rw SOURCE TARGET]... ROOT UID COMMAND [ARGUMENT]...
+ * contain [--slave] [--userns BASE] [--ro SOURCE TARGET | --rw SOURCE TARGET]... ROOT UID COMMAND [ARGUMENT]...
  *
- * The targets must exist below ROOT. Once the command runs, its pid goes to stdout, which is closed. Ends
+ * The targets must exist below ROOT. With --userns also in a user namespace of its own, where ids from 0 to
+ * 65535 are those from BASE on outside, and UID is one of them. Once the command runs, its pid goes to stdout, which is closed. Ends
  * with the command, and ends it when its own parent dies.
  */
 #define _GNU_SOURCE
@@ -21,12 +22,14 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 static pid_t init_pid;
+static unsigned int userns_base; /* 0 = no user namespace */
 
 static void fail(const char *what, const char *which)
 {
@@ -51,13 +54,24 @@ static const char *below(const char *root, const char *path)
 	return joined;
 }
 
+/* In a user namespace a remount must not take away what the mount has: mount_namespaces(7). */
+static unsigned long flags_of(const char *path)
+{
+	struct statvfs status;
+
+	if (statvfs(path, &status))
+		fail("statvfs", path);
+	return status.f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME | MS_RELATIME);
+}
+
 static void bind(const char *root, const char *source, const char *target, int read_only)
 {
 	const char *at = below(root, target);
 
-	if (mount(source, at, NULL, MS_BIND, NULL))
+	/* What is mounted below can't be uncovered in a user namespace, so it comes along. */
+	if (mount(source, at, NULL, MS_BIND | (userns_base ? MS_REC : 0), NULL))
 		fail("bind", source);
-	if (read_only && mount(NULL, at, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL))
+	if (read_only && mount(NULL, at, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags_of(at), NULL))
 		fail("remount", source);
 }
 
@@ -71,8 +85,14 @@ static void make_dev(const char *root)
 	if (mount("dev", below(root, "/dev"), "tmpfs", MS_NOSUID, "mode=755"))
 		fail("mount", "/dev");
 	for (size_t i = 0; i < sizeof(nodes) / sizeof(nodes[0]); i++) {
-		if (mknod(below(root, nodes[i].path), S_IFCHR | 0666, makedev(1, nodes[i].minor)))
+		const char *at = below(root, nodes[i].path);
+
+		if (!userns_base && mknod(at, S_IFCHR | 0666, makedev(1, nodes[i].minor)))
 			fail("mknod", nodes[i].path);
+		if (userns_base) {
+			close(open(at, O_CREAT | O_WRONLY, 0666));
+			bind(root, nodes[i].path, nodes[i].path, 0);
+		}
 	}
 }
 
@@ -98,6 +118,28 @@ static void become(unsigned int uid)
 		close(null);
 	if (setsid() < 0 || setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
 		_exit(125);
+}
+
+/* The other side of enter_userns: waits for the mapping, then is root by it. */
+static void await_mapping(int mapped)
+{
+	char byte;
+
+	if (read(mapped, &byte, 1) != 1 || setresgid(0, 0, 0) || setresuid(0, 0, 0))
+		fail("become root in", "user namespace");
+	close(mapped);
+}
+
+static void write_map(const char *name)
+{
+	char path[64], line[64];
+	int fd, len = snprintf(line, sizeof(line), "0 %u 65536\n", userns_base);
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", init_pid, name);
+	fd = open(path, O_WRONLY);
+	if (fd < 0 || write(fd, line, (size_t)len) != len)
+		fail("write", path);
+	close(fd);
 }
 
 static void run_init(char **argv, const char *root, unsigned int uid, unsigned long propagation, int status)
@@ -126,25 +168,38 @@ int main(int argc, char **argv)
 {
 	unsigned long propagation = MS_PRIVATE;
 	char **rest = argv + 1, message[512];
-	int status[2], result;
+	int status[2], mapped[2], result;
 	ssize_t n;
 
 	if (argc > 1 && !strcmp(*rest, "--slave")) {
 		propagation = MS_SLAVE;
 		rest++;
 	}
+	if (rest[0] && rest[1] && !strcmp(*rest, "--userns")) {
+		userns_base = (unsigned int)atoi(rest[1]);
+		rest += 2;
+	}
 	argv = rest;
 	while (*rest && !strncmp(*rest, "--r", 3) && rest[1] && rest[2])
 		rest += 3;
 	if (!rest[0] || !rest[1] || !rest[2])
 		return 2;
-	if (pipe2(status, O_CLOEXEC))
+	if (pipe2(status, O_CLOEXEC) || pipe2(mapped, O_CLOEXEC))
 		fail("pipe2", "");
-	init_pid = (pid_t)syscall(SYS_clone, CLONE_NEWNS | CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0);
+	init_pid = (pid_t)syscall(SYS_clone,
+				  CLONE_NEWNS | CLONE_NEWPID | (userns_base ? CLONE_NEWUSER : 0) | SIGCHLD, 0, 0, 0, 0);
 	if (init_pid < 0)
 		fail("clone", "");
+	if (!init_pid && userns_base)
+		await_mapping(mapped[0]);
 	if (!init_pid)
 		run_init(argv, rest[0], (unsigned int)atoi(rest[1]), propagation, status[1]);
+	if (userns_base) {
+		write_map("uid_map");
+		write_map("gid_map");
+		if (write(mapped[1], "", 1) != 1)
+			fail("write", "pipe");
+	}
 	signal(SIGTERM, end_init);
 	if (prctl(PR_SET_PDEATHSIG, SIGTERM))
 		fail("prctl", "");
