@@ -52,7 +52,7 @@ def _complete(pid: int, images: int) -> None:
     policy = policy_of(registry.find(TaskKey(pid, procfs.starttime(pid))))
     files = criu_images.FilesImage(images)
     queues = QueuesImage(images)
-    plan = inflight.settle(survey(pid, installation.paths(), policy), files, queues.packets, criu_pid())
+    plan = inflight.settle(survey(pid, installation.paths(), policy), files, queues.packets, criu_key().pid)
     refuse(plan)
     plan = with_owners(plan)
     planned = {socket.ino: socket for socket in plan.sockets}
