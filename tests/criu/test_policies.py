@@ -169,6 +169,30 @@ class TestAListenerThatIsGone:
                 assert "belongs to uid 4321" in failed.err
                 wait_gone(dumped.pid)
 
+    def test_what_is_there_but_is_no_socket(
+        self, dumped: Puppet, checkpoint: Checkpoint, place: Path
+    ) -> None:
+        path = place / "server.sock"
+        with listening(place / "real.sock"):
+            for make in (
+                lambda: path.symlink_to(place / "real.sock"),
+                lambda: os.mkfifo(path, 0o777),
+                lambda: path.write_text("no socket"),
+                lambda: path.mkdir(),
+            ):
+                make()
+                for wish in ((), ("--on-missing", "hangup")):
+                    failed = checkpoint.restore(*wish)
+                    assert failed.code == 9, failed
+                    assert f"can't reconnect to {path}" in failed.err
+                    assert "Socket operation on non-socket" in failed.err
+                    wait_gone(dumped.pid)
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        with listening(path) as server:
+            assert checkpoint.restore().code == 0
+            with accept(server) as connection:
+                assert seen(connection).uid == 1234
+
     def test_the_policy_may_say_so_at_the_dump(
         self, user: Puppet, checkpoint: Checkpoint, place: Path
     ) -> None:
