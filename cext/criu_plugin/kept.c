@@ -6,6 +6,10 @@
  * the initial namespaces. criu's own --inherit-fd carries them into the restoring tasks: what is in its list
  * when plugins have been initialised goes into its fdstore, which exists only later in criu before 4.2
  * (cr_restore_tasks), and can be had from there in every task by its key.
+ *
+ * A criu that waits for the tree (no -d) keeps its fdstore open all the time. So not the socket itself goes there,
+ * but an envelope: a datagram socket that has it queued. The task takes it out, and then nobody but the tree has
+ * it: its peer sees when the program closes.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -87,6 +91,56 @@ static int holder_connect(const struct ez_holding *holding)
 	return sk;
 }
 
+/* A message with one descriptor. 0 or -errno. */
+static int send_one(int sk, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = "", byte = 0;
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+			      .msg_controllen = sizeof(control) };
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
+	return sendmsg(sk, &msg, MSG_NOSIGNAL) == 1 ? 0 : -errno;
+}
+
+/* The descriptor in the message that is queued, or -errno. */
+static int receive_one(int sk)
+{
+	char control[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))), byte;
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+			      .msg_controllen = sizeof(control) };
+	struct cmsghdr *cmsg;
+	int fd;
+
+	if (recvmsg(sk, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
+		return errno == EAGAIN ? -ENOENT : -errno;
+	cmsg = CMSG_FIRSTHDR(&msg);
+	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
+		return -ENOENT;
+	memcpy(&fd, CMSG_DATA(cmsg), sizeof(int));
+	return fd;
+}
+
+/* An envelope with `fd` in it, or -errno. */
+static int envelop(int fd)
+{
+	int pair[2], ret;
+
+	if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair))
+		return -errno;
+	ret = send_one(pair[0], fd);
+	close(pair[0]);
+	if (!ret)
+		return pair[1];
+	close(pair[1]);
+	return ret;
+}
+
 /* One message; returns how many descriptors came, or -errno with none left open. */
 static int receive(int sk, struct ez_fds *message, int *fds)
 {
@@ -124,11 +178,14 @@ static int store(const struct ez_file *holding, const struct ez_fds *message, co
 
 	for (int i = 0; i < count; i++) {
 		const struct ez_kept *kept = ez_kept_find(holding, message->ino[i]);
+		int envelope = kept && !taken[kept - first] ? envelop(fds[i]) : -1;
 		char key[64];
 
-		if (!kept || taken[kept - first] ||
-		    inherit_fd_add(fds[i], key_of(kept->ino, key, sizeof(key)))) {
-			close(fds[i]);
+		close(fds[i]);
+		if (envelope < 0)
+			continue;
+		if (inherit_fd_add(envelope, key_of(kept->ino, key, sizeof(key)))) {
+			close(envelope);
 			continue;
 		}
 		taken[kept - first] = 1;
@@ -187,11 +244,14 @@ int ez_kept_get(const struct ez_file *holding, const struct ez_kept *kept, int *
 {
 	const struct ez_kept *first = (const void *)(ez_holding_of(holding) + 1);
 	char key[64];
-	int fd;
+	int envelope, fd;
 
 	if (!taken || !taken[kept - first])
 		return -ENOENT;
-	fd = inherit_fd_lookup_id(key_of(kept->ino, key, sizeof(key)));
+	envelope = inherit_fd_lookup_id(key_of(kept->ino, key, sizeof(key)));
+	fd = envelope < 0 ? envelope : receive_one(envelope);
+	if (envelope >= 0)
+		close(envelope);
 	if (fd < 0) {
 		ez_log(EZ_LOG_ERROR, "socket %u: criu does not give it back\n", kept->ino);
 		return -EIO;

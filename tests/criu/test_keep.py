@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from puppets import (
     listening,
     wait_gone,
 )
+from support import criu_environment
 from victims import wait_for
 
 pytestmark = pytest.mark.criu
@@ -194,6 +196,31 @@ def test_its_own_name_stays(puppet: Puppet, checkpoint: Checkpoint, place: Path)
             checkpoint.cycle(puppet, *KEEP)
             assert puppet.ask("_ = c.getsockname()") == str(own)
             assert own.stat().st_ino == before
+
+
+def test_a_criu_that_waits_for_the_tree_has_no_copy(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path
+) -> None:
+    """Without -d criu stays until the tree has ended, and so does all that it has open."""
+    with listening(place / "server.sock") as server:
+        connect(puppet, place / "server.sock")
+        with accept(server) as connection:
+            assert checkpoint.plain_dump(puppet, planned_by=KEEP).code == 0
+            puppet.reap()
+            with subprocess.Popen(
+                [checkpoint.criu, "restore", "-D", checkpoint.images, "-o", "restore.log",
+                 "--config", place / "plan" / "restore.conf"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env=criu_environment(),
+            ) as criu:  # fmt: skip
+                puppet.ask("c.send(b'ping')")
+                assert connection.recv(9) == b"ping"
+                wait_for(lambda: phases() == ["ended"])
+                puppet.ask("c.close()")
+                assert connection.recv(9) == b""
+                assert criu.poll() is None
+                os.kill(puppet.pid, signal.SIGKILL)
+                criu.wait(timeout=20)
 
 
 class TestLettingGo:
