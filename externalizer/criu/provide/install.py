@@ -35,8 +35,9 @@ class _Recipe:
 
     name: str
     packages: tuple[str, ...]
-    programs: tuple[str, ...]
+    programs: tuple[str, ...]  # shell patterns
     probe: Callable[[str], str]
+    in_place: bool = False
 
 
 def _probe_criu(directory: str) -> str:
@@ -77,14 +78,15 @@ def _build(
     files = work.apt.download(recipe.packages, packages)
     root = os.path.join(into, "root")
     unpack.extract(files, root, (work.lock,))
-    for program in recipe.programs:
-        unpack.write_launcher(root, program, os.path.join(into, "bin"))
+    programs = unpack.matches(root, recipe.programs)
+    for program in programs:
+        unpack.write_launcher(root, program, into, recipe.in_place)
     made = Manifest(
         name=recipe.name,
         version=next(package.version for package in packages if package.name == recipe.packages[0]),
         suites=suites,
         packages=tuple(sorted(packages, key=lambda package: package.name)),
-        programs=recipe.programs,
+        programs=programs,
     )
     manifest.write(made, into)
     return made
@@ -179,10 +181,12 @@ def ensure_tool(settings: Settings, name: str) -> tuple[Manifest, bool]:
         raise UsageError(f"no tool is called {name!r}", hint="known are: " + ", ".join(sorted(TOOLS)))
     place = settings.prefix.link(name)
     found = manifest.complete(place)
-    if found is not None and found.programs == tool.programs and not _probe_tool(tool, place):
+    if found is not None and tool.has(found.programs) and not _probe_tool(tool, place):
         return found, False
     debian.require_debian(settings.os_release)
-    recipe = _Recipe(name, tool.packages, tool.programs, lambda directory: _probe_tool(tool, directory))
+    recipe = _Recipe(
+        name, tool.packages, tool.programs, lambda directory: _probe_tool(tool, directory), tool.in_place
+    )
     with _work(settings) as work:
         suites = archive.update_own(work.apt, archive.machine_sources(work.apt))
         return _install(work, recipe, work.apt.resolve(tool.packages), suites), True

@@ -13,7 +13,7 @@ SCHEMA = 1
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Versions and hashes of the packages, and the programs that have a launcher in bin/.
+    """Versions and hashes of the packages, and the programs that have a launcher in bin/ and a link in loader/.
 
     `suites` are the releases' code names; the mirror's address is not recorded (it may hold a password).
     """
@@ -50,7 +50,10 @@ def complete(directory: str) -> Manifest | None:
     if found is None:
         return None
     for program in found.programs:
-        launcher = os.path.join(directory, "bin", os.path.basename(program))
-        if not os.access(launcher, os.X_OK) or not os.path.lexists(os.path.join(directory, "root", program)):
+        name = os.path.basename(program)
+        started = (os.path.join(directory, part, name) for part in ("bin", "loader"))
+        if not all(os.access(path, os.X_OK) for path in started):
+            return None
+        if not os.path.lexists(os.path.join(directory, "root", program)):
             return None
     return found

@@ -1,7 +1,8 @@
 """The private prefix on disk.
 
     PREFIX/.lock             held by whoever installs
-    PREFIX/.store/NAME-XXXX  an installation: root/ (unpacked packages), bin/ (launchers), manifest.json
+    PREFIX/.store/NAME-XXXX  an installation: root/ (unpacked packages), bin/ (launchers),
+                             loader/ (links to the loader, for the launchers), manifest.json
     PREFIX/criu              symbolic link to the installation in use; so PREFIX/tools/NAME
 
 An installation is built in the place where it stays, since its launchers name it, and comes into use by one

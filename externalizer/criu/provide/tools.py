@@ -5,18 +5,35 @@ They are unpacked into the private prefix as criu is: nothing is installed, no s
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """`programs` are paths inside the packages; each gets a launcher. `probe` shows that the first runs."""
+    """`programs` are shell patterns of paths inside the packages; each matches one, which gets a launcher.
+
+    `probe` shows that the first runs. `in_place`: the launchers stand where the programs were.
+    """
 
     packages: tuple[str, ...]
     programs: tuple[str, ...]
     probe: tuple[str, ...] = ("--version",)
+    in_place: bool = False
+
+    def has(self, programs: Sequence[str]) -> bool:
+        """Say whether these are the programs that the patterns mean."""
+        return len(programs) == len(self.programs) and all(map(fnmatch.fnmatch, programs, self.programs))
 
 
 TOOLS: dict[str, Tool] = {
     "redis": Tool(("redis-server", "redis-tools"), ("usr/bin/redis-server", "usr/bin/redis-cli")),
+    # initdb looks for postgres beside itself, and both for their data at ../../../../share from there.
+    "postgresql": Tool(
+        ("postgresql",),
+        ("usr/lib/postgresql/*/bin/postgres", "usr/lib/postgresql/*/bin/initdb"),
+        in_place=True,
+    ),
+    "dbus": Tool(("dbus-daemon",), ("usr/bin/dbus-daemon",)),
 }

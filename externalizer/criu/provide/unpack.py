@@ -1,11 +1,13 @@
 """Packages unpacked into a directory, and launchers that run their programs by their own loader.
 
 The programs want a newer C library than the machine's. They get the one from their own packages: a launcher
-starts that library's loader, tells it where the libraries are, and gives it the program to run.
+starts that library's loader, tells it where the libraries are, and gives it the program to run. The loader is
+started by a link with the program's name, from which the kernel takes the name of the process (comm, proc(5)).
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import shlex
 import stat
@@ -22,6 +24,8 @@ _PT_INTERP = 3  # elf(5)
 _PATH_MAX = 4096  # linux/limits.h
 _LINKS_MAX = 40  # as the kernel's own limit, path_resolution(7)
 
+_MOVED = ".program"  # added to the name of a program whose launcher stands in its place
+
 _LAUNCHER = """\
 #!/bin/sh
 {mark}
@@ -29,9 +33,9 @@ _LAUNCHER = """\
 if [ -n "${{EXTERNALIZER_PRELOAD-}}" ]; then
 	preload=$EXTERNALIZER_PRELOAD
 	unset EXTERNALIZER_PRELOAD
-	exec {loader} --preload "$preload" --library-path {libraries} --argv0 {name} {program} "$@"
+	exec {loader} --preload "$preload" --library-path {libraries} --argv0 {argv0} {program} "$@"
 fi
-exec {loader} --library-path {libraries} --argv0 {name} {program} "$@"
+exec {loader} --library-path {libraries} --argv0 {argv0} {program} "$@"
 """
 
 
@@ -150,8 +154,26 @@ def library_path(root: str, loader: str) -> list[str]:
     return [path for path in unique if any(".so" in name for name in os.listdir(path))]
 
 
-def write_launcher(root: str, program: str, bin_directory: str) -> str:
+def matches(root: str, patterns: Iterable[str]) -> tuple[str, ...]:
+    """Return the one path inside `root` for each shell pattern (`usr/lib/postgresql/*/bin/postgres`).
+
+    Raises `Unsupported` if there is none or more than one.
+    """
+    found = []
+    for pattern in patterns:
+        paths = glob.glob(pattern, root_dir=root)
+        if len(paths) != 1:
+            raise Unsupported(f"the packages hold {len(paths)} programs {pattern}, not one")
+        found.append(paths[0])
+    return tuple(found)
+
+
+def write_launcher(root: str, program: str, directory: str, in_place: bool = False) -> str:
     """Write the launcher of one program (its path inside the packages); return the launcher's path.
+
+    It stands in bin/ of `directory`, and the loader's link with the program's name in loader/. `in_place`: it
+    stands where the program was, and bin/ has a link to it: for programs that find each other, and their
+    data, by the place where they were started.
 
     The loader is the one that the program itself names. That every library comes from the packages is
     proven by asking the loader for its list. Raises `Unsupported` if the packages lack something.
@@ -164,19 +186,35 @@ def write_launcher(root: str, program: str, bin_directory: str) -> str:
         raise Unsupported(f"the packages hold no usable {program}: {error}") from error
     libraries = ":".join(library_path(root, loader))
     _prove_complete(root, [loader, "--library-path", libraries, "--list", real])
+    path = _free_place(real, os.path.join(directory, "bin", name), in_place)
     text = _LAUNCHER.format(
         mark=LAUNCHER_MARK,
         name=shlex.quote(name),
-        loader=shlex.quote(loader),
+        loader=shlex.quote(_link_loader(loader, os.path.join(directory, "loader", name))),
         libraries=shlex.quote(libraries),
-        program=shlex.quote(real),
+        argv0='"$0"' if in_place else shlex.quote(name),
+        program=shlex.quote(real + _MOVED if in_place else real),
     )
-    os.makedirs(bin_directory, mode=0o755, exist_ok=True)
-    path = os.path.join(bin_directory, name)
     with open(path, "x", encoding="utf-8") as file:
         file.write(text)
         os.fchmod(file.fileno(), 0o755)
     return path
+
+
+def _free_place(real: str, path: str, in_place: bool) -> str:
+    """Make room for a launcher; return where it goes: `path`, or in place of the program `real`."""
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    if not in_place:
+        return path
+    os.rename(real, real + _MOVED)
+    os.symlink(os.path.relpath(real, os.path.dirname(path)), path)
+    return real
+
+
+def _link_loader(loader: str, link: str) -> str:
+    os.makedirs(os.path.dirname(link), mode=0o755, exist_ok=True)
+    os.symlink(os.path.relpath(loader, os.path.dirname(link)), link)
+    return link
 
 
 def _prove_complete(root: str, argv: list[str]) -> None:
