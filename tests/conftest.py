@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from containers import Container
+from puppets import Checkpoint
 from support import Criu, Truth, compile_program
 
 
@@ -65,6 +66,20 @@ def container(build_directory: Path, tmp_path: Path) -> Callable[..., Container]
         return Container(program, tmp_path, *args, **options)
 
     return make
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A short path that other users can enter."""
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o001:
+            path.chmod(path.stat().st_mode | 0o011)
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(criu_binary: str, place: Path) -> Checkpoint:
+    return Checkpoint(criu_binary, place)
 
 
 @pytest.fixture

@@ -38,10 +38,50 @@ class PuppetError(Exception):
     """What an order raised in the puppet."""
 
 
-class Puppet:
-    """A running puppet. `ask` runs a statement that sets `_` and returns its value."""
+class Tree:
+    """The root of a tree that is dumped and restored: our child before, and adopted by us after."""
 
-    def __init__(self, directory: Path, uid: int = 0, gid: int = 0, groups: Sequence[int] = ()) -> None:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process: subprocess.Popen[bytes] | None = process
+        self.pid = process.pid
+
+    def reap(self) -> None:
+        """Wait for the end of the process, for example after a dump: then its pid is free."""
+        if self._process is not None:
+            self._process.wait(timeout=PATIENCE)
+            self._process = None
+        else:
+            os.waitpid(self.pid, 0)
+
+    def ended_by(self) -> int:
+        """Wait for the end of a process that was not restored; the signal that ended it."""
+        assert self._process is not None
+        return -self._process.wait(timeout=PATIENCE)
+
+    def end(self) -> None:
+        """End it by its own id, if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        elif self._process is None and alive(self.pid):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+class Puppet(Tree):
+    """A running puppet. `ask` runs a statement that sets `_` and returns its value.
+
+    With `libraries` it can import what this interpreter can.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        uid: int = 0,
+        gid: int = 0,
+        groups: Sequence[int] = (),
+        libraries: bool = False,
+    ) -> None:
         self.directory = directory
         directory.mkdir(exist_ok=True)
         (directory / "orders").write_text("")
@@ -50,13 +90,13 @@ class Puppet:
         self._asked = 0
         self._uid = uid
         self._children: list[Puppet] = []
+        flags = ("-I",) if libraries else ("-I", "-S")
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", PROGRAM, directory, *map(str, (uid, gid, *groups))],
+            [sys.executable, *flags, PROGRAM, directory, *map(str, (uid, gid, *groups))],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True, env={"PATH": "/usr/bin:/bin"}, cwd="/",
         )  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = process
-        self.pid = process.pid
+        super().__init__(process)
         assert self.ask("_ = 1 + 1") == 2
 
     def fork(self, directory: Path) -> Puppet:
@@ -101,33 +141,25 @@ class Puppet:
         return int(self.ask(f"_ = os.fstat({variable}.fileno()).st_ino"))
 
     def reap(self) -> None:
-        """Wait for the end of the process, for example after a dump: then its pid is free."""
-        if self._process is not None:
-            self._process.wait(timeout=PATIENCE)
-            self._process = None
-        else:
-            os.waitpid(self.pid, 0)
+        """Wait for the end of the process, and of its children: then their pids are free."""
+        super().reap()
         for child in self._children:
             wait_gone(child.pid)
 
-    def ended_by(self) -> int:
-        """Wait for the end of a process that was not restored; the signal that ended it."""
-        assert self._process is not None
-        return -self._process.wait(timeout=PATIENCE)
-
     def end(self) -> None:
-        """End it by its own id, if it still runs."""
+        """End it and its children by their own ids, if they still run."""
         for child in self._children:
             if alive(child.pid):
                 os.kill(child.pid, signal.SIGKILL)
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        elif self._process is None and alive(self.pid):
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        super().end()
         for child in self._children:
             wait_gone(child.pid)
+
+
+def sockets(pid: int) -> list[int]:
+    """Inodes of the sockets that a process has open (proc_pid_fd(5))."""
+    links = [os.readlink(each.path) for each in os.scandir(f"/proc/{pid}/fd")]
+    return [int(link[len("socket:[") : -1]) for link in links if link.startswith("socket:[")]
 
 
 def alive(pid: int) -> bool:
@@ -182,14 +214,14 @@ def externalize(*words: str | Path | int, timeout: float = 90, **popen: Any) -> 
 
 
 class Checkpoint:
-    """Dumps and restores a puppet in both ways that users have: plain criu with our files, our wrapper."""
+    """Dumps and restores a tree in both ways that users have: plain criu with our files, our wrapper."""
 
     def __init__(self, criu: str, directory: Path) -> None:
         self.criu = criu
         self.images = directory / "images"
         self._plan = directory / "plan"
 
-    def plain_dump(self, puppet: Puppet, *words: str, planned_by: Sequence[str] = ()) -> Ran:
+    def plain_dump(self, puppet: Tree, *words: str, planned_by: Sequence[str] = ()) -> Ran:
         """`externalize PID` with the words `planned_by`, then criu itself with the files it wrote."""
         planned = externalize(puppet.pid, "-o", self._plan, *planned_by)
         assert planned.code == 0, planned
@@ -203,6 +235,16 @@ class Checkpoint:
             "restore", "-d", "-o", "restore.log", "--config", self._plan / "restore.conf", *words,
             pass_fds=pass_fds,
         )  # fmt: skip
+
+    def alone_dump(self, puppet: Tree) -> Ran:
+        """Dump without externalizer, with what criu itself offers: each socket of the root marked."""
+        self.images.mkdir(mode=0o700)
+        marks = [f"--external=unix[{ino}]" for ino in sockets(puppet.pid)]
+        return self._criu("dump", "-t", str(puppet.pid), "-o", "dump.log", *marks)
+
+    def alone_restore(self) -> Ran:
+        """Restore without externalizer: criu connects external sockets again."""
+        return self._criu("restore", "-d", "-o", "restore.log", "--ext-unix-sk")
 
     def _criu(self, verb: str, *words: str | Path, pass_fds: Sequence[int] = ()) -> Ran:
         from externalizer.criu import shim
@@ -220,13 +262,13 @@ class Checkpoint:
         path = self.images / name
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def dump(self, puppet: Puppet, *words: str) -> Ran:
+    def dump(self, puppet: Tree, *words: str) -> Ran:
         return externalize("dump", puppet.pid, "-D", self.images, *words)
 
     def restore(self, *words: str) -> Ran:
         return externalize("restore", "-d", "-D", self.images, *words)
 
-    def cycle(self, puppet: Puppet, *policy: str, plain: bool = False) -> None:
+    def cycle(self, puppet: Tree, *policy: str, plain: bool = False) -> None:
         """Dump and restore by a policy; the puppet's process ends in between, its pid is the same after."""
         dumped = self.plain_dump(puppet, planned_by=policy) if plain else self.dump(puppet, *policy)
         assert dumped.code == 0, (dumped.out, dumped.err, self.log("dump.log")[-4000:])

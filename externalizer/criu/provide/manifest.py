@@ -13,9 +13,10 @@ SCHEMA = 1
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Versions and hashes of the packages, and the programs that have a launcher in bin/ and a link in loader/.
+    """Versions and hashes of the packages, and the programs.
 
-    `suites` are the releases' code names; the mirror's address is not recorded (it may hold a password).
+    Each of these has a launcher in bin/ and a link to the loader in loader/. `suites` are the releases' code
+    names; the mirror's address is not recorded (it may hold a password).
     """
 
     schema: int = SCHEMA

@@ -2,7 +2,7 @@
 
 The programs want a newer C library than the machine's. They get the one from their own packages: a launcher
 starts that library's loader, tells it where the libraries are, and gives it the program to run. The loader is
-started by a link with the program's name, from which the kernel takes the name of the process (comm, proc(5)).
+started by a link with the name of the program: the kernel makes it the name of the process (comm, proc(5)).
 """
 
 from __future__ import annotations
