@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from containers import Container
+from keeping import forget_all
 from puppets import Checkpoint
 from support import Criu, Truth, compile_program
 
@@ -80,6 +81,13 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def checkpoint(criu_binary: str, place: Path) -> Checkpoint:
     return Checkpoint(criu_binary, place)
+
+
+@pytest.fixture
+def nothing_kept() -> Iterator[None]:
+    """No holding of this test is left for another, neither alive nor remembered."""
+    yield
+    forget_all()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from keeping import holdings, last, phases
 from puppets import (
     Checkpoint,
     Puppet,
@@ -26,7 +27,7 @@ from puppets import (
 from support import criu_environment
 from victims import wait_for
 
-pytestmark = pytest.mark.criu
+pytestmark = [pytest.mark.criu, pytest.mark.usefixtures("nothing_kept")]
 
 KEEP = ("--keep", "all")
 
@@ -40,36 +41,12 @@ def user(place: Path) -> Iterator[Puppet]:
     one.end()
 
 
-@pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    """No holding of another test is left, neither alive nor remembered."""
-    yield
-    for _ in range(2):
-        assert externalize("kept", "--drop", "all").code == 0
-    assert holdings() == []
-
-
 def connect(puppet: Puppet, name: Path | str, kind: str = "SOCK_STREAM") -> int:
     """Connect; the inode of the puppet's end."""
     puppet.ask(
         f"c = socket.socket(socket.AF_UNIX, socket.{kind}); c.connect({str(name)!r}); c.settimeout(20)"
     )
     return puppet.inode("c")
-
-
-def holdings() -> list[dict[str, object]]:
-    listed = externalize("kept", "--json")
-    assert listed.code == 0, listed
-    return list(listed.json)
-
-
-def phases() -> list[object]:
-    return [one["phase"] for one in holdings()]
-
-
-def last() -> dict[str, object]:
-    """What is remembered of the newest holding."""
-    return max(holdings(), key=lambda one: str(one["since"]))
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["criu with our files", "wrapper"])

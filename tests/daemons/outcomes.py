@@ -21,6 +21,7 @@ class Way(Enum):
     RESTART = "the server restarts, no dump"
     ALONE = "criu alone"
     HANGUP = "externalizer: hung up"
+    KEEP = "externalizer: kept"
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,25 @@ EXPECTED: dict[tuple[str, Way], Outcome] = {
     (REDIS, Way.RESTART): Outcome("no error", f"{_ANEW}write in database 3"),
     (REDIS, Way.ALONE): Outcome("no error", f"{_ANEW}**write in database 0**"),
     (REDIS, Way.HANGUP): Outcome("no error", f"{_ANEW}write in database 3"),
+    (REDIS, Way.KEEP): Outcome("no error", "same session; write in database 3"),
     (REDIS_AUTH, Way.RESTART): Outcome("no error", f"{_ANEW}write in database 3"),
     (REDIS_AUTH, Way.ALONE): Outcome("no error", f"{_ANEW}NOAUTH was answered; write in database 3"),
     (REDIS_AUTH, Way.HANGUP): Outcome("no error", f"{_ANEW}write in database 3"),
+    (REDIS_AUTH, Way.KEEP): Outcome("no error", "same session; write in database 3"),
     (POSTGRESQL, Way.RESTART): Outcome("AdminShutdown", "session ended; table gone"),
     (POSTGRESQL, Way.ALONE): Outcome(
         "OperationalError", "session ended; log: invalid length of startup packet; table gone"
     ),
     (POSTGRESQL, Way.HANGUP): Outcome("OperationalError", "session ended; table gone"),
+    (POSTGRESQL, Way.KEEP): Outcome("no error", "same session; table there"),
     (BUS, Way.RESTART): Outcome("BrokenPipeError", "session ended; name free"),
     (BUS, Way.ALONE): Outcome("ConnectionResetError", "session ended; name free"),
     (BUS, Way.HANGUP): Outcome("BrokenPipeError", "session ended; name free"),
+    (BUS, Way.KEEP): Outcome("no error", "same session; name owned"),
     (REDIS_INSIDE, Way.RESTART): Outcome("no error", f"{_ANEW}write in database 3"),
     (REDIS_INSIDE, Way.ALONE): Outcome("ConnectionError", "**restore fails**: killed by signal 11"),
     (REDIS_INSIDE, Way.HANGUP): Outcome("no error", f"{_ANEW}write in database 3"),
+    (REDIS_INSIDE, Way.KEEP): Outcome("no error", "same session; write in database 3"),
 }
 
 

@@ -7,7 +7,7 @@ import pwd
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jeepney
@@ -20,14 +20,6 @@ from puppets import PATIENCE
 # Servers that refuse to run as root do so as this user; initdb(1) wants one that has a name.
 NOBODY = pwd.getpwnam("nobody")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait until the condition holds. Fails after PATIENCE."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.005)
 
 
 class Server:

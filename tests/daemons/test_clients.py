@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from outcomes import BUS, POSTGRESQL, REDIS, REDIS_AUTH, Observed, Outcome, Way, fate
 from puppets import Checkpoint, Puppet, Ran, adopt_orphans, alive
-from servers import Bus, Postgres, Redis, Server, eventually
+from servers import Bus, Postgres, Redis, Server
 from sessions import BusSession, PostgresSession, RedisSession, Session
+from victims import wait_for
 
 pytestmark = [pytest.mark.criu, pytest.mark.daemons, pytest.mark.timeout(400)]
 
@@ -32,6 +33,13 @@ KINDS = {
     "postgresql": Kind(POSTGRESQL, "postgresql", Postgres, PostgresSession),
     "dbus": Kind(BUS, "dbus", Bus, BusSession),
 }
+
+
+@pytest.fixture(params=Way, ids=lambda way: way.name.lower())
+def way(request: pytest.FixtureRequest) -> Way:
+    if request.param is Way.KEEP:
+        request.getfixturevalue("nothing_kept")
+    return Way(request.param)
 
 
 @pytest.fixture(params=KINDS)
@@ -59,9 +67,10 @@ class Route:
     def dump(self, way: Way, session: Session[Any]) -> Ran:
         if way is Way.ALONE:
             return self.checkpoint.alone_dump(session.puppet)
+        policy = ("--keep", f"peer:{session.peer}") if way is Way.KEEP else ()
         if self.wrapped:
-            return self.checkpoint.dump(session.puppet)
-        return self.checkpoint.plain_dump(session.puppet)
+            return self.checkpoint.dump(session.puppet, *policy)
+        return self.checkpoint.plain_dump(session.puppet, planned_by=policy)
 
     def restore(self, way: Way) -> Ran:
         if way is Way.ALONE:
@@ -78,7 +87,10 @@ def bring_over(session: Session[Any], way: Way, route: Route) -> None:
     dumped = route.dump(way, session)
     assert dumped.code == 0, (dumped, route.checkpoint.log("dump.log")[-4000:])
     session.puppet.reap()
-    eventually(lambda: before.isdisjoint(session.server.sessions()), "the server sees the end of the session")
+    if way is Way.KEEP:
+        assert session.server.sessions() == before
+    else:  # the server notices before anything is restored
+        wait_for(lambda: before.isdisjoint(session.server.sessions()))
     restored = route.restore(way)
     assert restored.code == 0, (restored, route.checkpoint.log("restore.log")[-4000:])
     assert alive(session.puppet.pid)
@@ -102,10 +114,9 @@ def check(session: Session[Any], way: Way, route: Route, title: str, observed: O
         session.open()
         assert session.use() == "no error"
     session.close()
-    eventually(lambda: not session.server.sessions(), "the server is without clients")
+    wait_for(lambda: not session.server.sessions())
 
 
-@pytest.mark.parametrize("way", Way, ids=lambda way: way.name.lower())
 def test_a_session(
     kind: Kind, way: Way, server: Server, criu_binary: str, place: Path, observed: Observed, full_size: bool
 ) -> None:
@@ -123,3 +134,25 @@ def test_a_session(
                 check(session, way, Route(Checkpoint(criu_binary, one), wrapped), kind.title, observed)
         finally:
             puppet.end()
+
+
+@pytest.mark.usefixtures("nothing_kept")
+@pytest.mark.parametrize("kind", [KINDS["redis"]], ids=["redis"])
+def test_a_kept_subscriber_gets_what_is_published_while_the_tree_is_gone(
+    server: Redis, checkpoint: Checkpoint, place: Path
+) -> None:
+    adopt_orphans()
+    puppet = Puppet(place / "puppet", libraries=True)
+    try:
+        puppet.ask(f"import redis; r = redis.Redis(unix_socket_path={str(server.socket)!r})")
+        puppet.ask("p = r.pubsub(ignore_subscribe_messages=True); p.subscribe('news')")
+        assert puppet.ask("_ = p.get_message(timeout=20)") is None  # the confirmation, which is ignored
+        dumped = checkpoint.dump(puppet, "--keep", "peer:redis-server")
+        assert dumped.code == 0, (dumped, checkpoint.log("dump.log")[-4000:])
+        puppet.reap()
+        assert server.observer.publish("news", "while it was gone") == 1
+        restored = checkpoint.restore()
+        assert restored.code == 0, (restored, checkpoint.log("restore.log")[-4000:])
+        assert puppet.ask("_ = p.get_message(timeout=20)['data']") == b"while it was gone"
+    finally:
+        puppet.end()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from puppets import Checkpoint, Tree, adopt_orphans, wait_gone
 from servers import Redis
 
 pytestmark = [pytest.mark.criu, pytest.mark.daemons, pytest.mark.timeout(400)]
+
+POLICIES: dict[Way, Sequence[str]] = {Way.HANGUP: (), Way.KEEP: ("--keep", "all")}
 
 
 @pytest.fixture
@@ -60,8 +62,8 @@ def outcome_of(server: Redis, client: redis.Redis, over: Callable[[], None]) -> 
     return Outcome(told, "; ".join([*became, f"write in database {database}"]))
 
 
-def bring_over(checkpoint: Checkpoint, tree: Tree) -> None:
-    dumped = checkpoint.dump(tree)
+def bring_over(checkpoint: Checkpoint, tree: Tree, policy: Sequence[str]) -> None:
+    dumped = checkpoint.dump(tree, *policy)
     assert dumped.code == 0, (dumped, checkpoint.log("dump.log")[-4000:])
     tree.reap()
     restored = checkpoint.restore()
@@ -90,11 +92,13 @@ def test_criu_alone(
     observed(REDIS_INSIDE, Way.ALONE, Outcome(use(client), f"**restore fails**: killed by signal {signal}"))
 
 
-def test_its_client_is_hung_up(
-    server: Redis, tree: Tree, client: redis.Redis, checkpoint: Checkpoint, observed: Observed
+@pytest.mark.usefixtures("nothing_kept")
+@pytest.mark.parametrize("way", POLICIES, ids=lambda way: way.name.lower())
+def test_it_comes_back_with_externalizer(
+    server: Redis, tree: Tree, client: redis.Redis, checkpoint: Checkpoint, observed: Observed, way: Way
 ) -> None:
-    outcome = outcome_of(server, client, lambda: bring_over(checkpoint, tree))
-    observed(REDIS_INSIDE, Way.HANGUP, outcome)
+    outcome = outcome_of(server, client, lambda: bring_over(checkpoint, tree, POLICIES[way]))
+    observed(REDIS_INSIDE, way, outcome)
     with server.client(3) as another:
         assert another.get("after") == b"x"
     # It goes on with its files: a new process finds what was written before and after.
