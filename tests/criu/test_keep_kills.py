@@ -8,14 +8,15 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from keeping import holdings, last, phases
 from puppets import Checkpoint, Puppet, accept, externalize, gone, listening, wait_gone
-from test_keep import KEEP, holdings, last, nothing_kept, phases
+from test_keep import KEEP
 from test_kills import WHILE_DUMPING, WHILE_RESTORING, Client, client, holdable
 from victims import Holdable, Started, held, kill, wait_for
 
-__all__ = ["client", "holdable", "nothing_kept"]  # fixtures
+__all__ = ["client", "holdable"]  # fixtures
 
-pytestmark = pytest.mark.criu
+pytestmark = [pytest.mark.criu, pytest.mark.usefixtures("nothing_kept")]
 
 
 @pytest.fixture
