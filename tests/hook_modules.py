@@ -27,7 +27,7 @@ _ALWAYS = {
 _PLANNING = {
     "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
     "externalizer.checkpoint.installation",
-    "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.netns",
+    "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.spaces",
     "externalizer.checkpoint.registry",
     "externalizer.checkpoint.shared", "externalizer.checkpoint.stages.pre_dump",
     "externalizer.checkpoint.survey", "externalizer.checkpoint.wishes", "externalizer.criu.installed",
@@ -46,7 +46,7 @@ ALLOWED = {
         "externalizer.checkpoint.inflight",
         "externalizer.checkpoint.recording",
         "externalizer.checkpoint.stages.post_dump",
-        "externalizer.checkpoint.targets", "externalizer.criu.unixedit",
+        "externalizer.checkpoint.targets", "externalizer.criu.unixedit", "externalizer.criu.userns",
     },
     "post-restore": _ALWAYS | {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.reconnect",

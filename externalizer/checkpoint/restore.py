@@ -21,7 +21,7 @@ from externalizer.checkpoint.artifacts import stored_plan
 from externalizer.checkpoint.dump import check_scripts, script_variables
 from externalizer.checkpoint.outcome import explained
 from externalizer.checkpoint.progress import following
-from externalizer.criu import command, config, logs
+from externalizer.criu import command, config, logs, userns
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import RestoreFailed, UsageError
 from externalizer.kernel import fserrors, procfs
@@ -69,6 +69,8 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
             )
         plan = adapted.apply(plan, options.wishes)
         preflight.check(dirfd, plan, progress)
+        with fserrors.translated(images, "share"):
+            userns.share(dirfd)
         with adapted.written(dirfd, plan, options.wishes) as variables:
             return _run(dirfd, images, criu, options, plan, variables, progress)
     finally:

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 
-from externalizer.checkpoint import inside, mounts, netns, shared
+from externalizer.checkpoint import inside, mounts, shared, spaces
 from externalizer.errors import TargetGone
 from externalizer.kernel import credentials, procfs
 from externalizer.model import plan as model
@@ -47,7 +47,7 @@ def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.P
     findings = [
         *found.findings,
         *split,
-        *netns.findings(snapshot),
+        *spaces.findings(snapshot),
         *_backlogs(snapshot),
         *_unreadable(snapshot),
     ]
@@ -102,7 +102,7 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
     listeners = listening(snapshot.unix_sockets())
     listens = Listens()
     receivers = {sock.peer_ino for sock in snapshot.unix_sockets() if sock.type == SockType.DGRAM}
-    spaces = frozenset(task.net_ns for task in snapshot.tasks() if not task.gone)
+    tree_netns = frozenset(task.net_ns for task in snapshot.tasks() if not task.gone)
     insides = inside.look(snapshot, external + unknown)
     for sock in external + unknown:
         waits_at = snapshot.listener_of(sock.ino) if sock.known and not sock.peer_ino else None
@@ -115,7 +115,7 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
             peer_socket=waits_at or snapshot.socket(sock.peer_ino),
             unaccepted=waits_at is not None,
             side=listens.side(sock, peer) if which == "unclear" else which,
-            tree_netns=spaces,
+            tree_netns=tree_netns,
             own=_own_credentials(snapshot, sock, own.creator),
             control=own.control,
             options=own.options,

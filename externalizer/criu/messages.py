@@ -51,6 +51,12 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("*", "scm_entry", "scm", 4),
     ],
     "fdinfo_entry": [("r", "uint32", "id", 1)],
+    "uid_gid_extent": [
+        ("r", "uint32", "first", 1),
+        ("r", "uint32", "lower_first", 2),
+        ("r", "uint32", "count", 3),
+    ],
+    "userns_entry": [("*", "uid_gid_extent", "uid_map", 1), ("*", "uid_gid_extent", "gid_map", 2)],
     "netns_entry": [("o", "string", "ext_key", 8)],
     "pagemap_head": [("r", "uint32", "pages_id", 1)],
     "pagemap_entry": [
@@ -90,6 +96,7 @@ FileEntry: Any = _CLASSES["file_entry"]
 SkPacketEntry: Any = _CLASSES["sk_packet_entry"]
 FdinfoEntry: Any = _CLASSES["fdinfo_entry"]
 NetnsEntry: Any = _CLASSES["netns_entry"]
+UsernsEntry: Any = _CLASSES["userns_entry"]
 PagemapHead: Any = _CLASSES["pagemap_head"]
 PagemapEntry: Any = _CLASSES["pagemap_entry"]
 

@@ -47,6 +47,11 @@ class IdMap:
     def gid(self, outside: int) -> int | None:
         return _inside(self.gids, outside)
 
+    @property
+    def has_root(self) -> bool:
+        """Whether there are a user and a group 0 inside."""
+        return all(any(inside == 0 for inside, _, _ in ranges) for ranges in (self.uids, self.gids))
+
 
 def _inside(ranges: tuple[tuple[int, int, int], ...], outside: int) -> int | None:
     for inside, start, count in ranges:

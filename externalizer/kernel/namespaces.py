@@ -40,6 +40,11 @@ def inode(pid: int, kind: str) -> int:
         raise procfs.gone(pid) from None
 
 
+def own_inode(kind: str) -> int:
+    """Inode number of our own namespace."""
+    return os.stat(f"/proc/self/ns/{kind}").st_ino
+
+
 def run_in(namespaces: dict[str, int], work: Callable[[], T]) -> T:
     """Call `work` in the namespaces that the descriptors are of: {"net": fd, "mnt": fd}.
 

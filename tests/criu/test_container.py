@@ -7,75 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
-import signal
 import socket
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from containers import Bind, Container
-from puppets import PROGRAM, Checkpoint, Puppet, accept, adopt_orphans, alive, externalize, listening, seen
+from contained import EXTRA, GROUP, USER, MakeContainer, inside, pid_of
+from containers import Bind
+from puppets import Checkpoint, accept, externalize, listening, seen
 
 from externalizer.kernel import namespaces
 
 pytestmark = pytest.mark.criu
-
-USER, GROUP, EXTRA = 1234, 1235, (777,)
-MakeContainer = Callable[..., Container]
-
-
-def _interpreter() -> list[Bind]:
-    """What Python needs below its own paths when it isn't the system's."""
-    places = {os.path.realpath(sys.base_prefix), sys.prefix}
-    return [Bind(Path(place), place) for place in sorted(places) if not place.startswith("/usr")]
-
-
-class Inside(Puppet):
-    """A puppet that is the init of a container; `directory` is bound to /orders inside."""
-
-    def __init__(self, directory: Path, make: MakeContainer, binds: list[Bind], uid: int = USER) -> None:
-        directory.mkdir()
-        (directory / "orders").write_text("")
-        for path in (directory, directory / "orders"):
-            os.chown(path, uid, GROUP)
-        self.directory = directory
-        self._asked = 0
-        self._process = None
-        command = [sys.executable, "-I", "-S", "/puppet.py", "/orders", *map(str, (uid, GROUP, *EXTRA))]
-        fixed = [Bind(directory, "/orders", writable=True), Bind(PROGRAM, "/puppet.py"), *_interpreter()]
-        self.container = make(command, binds=[*fixed, *binds])
-        self.container.__enter__()
-        self.pid = self.container.pid
-        assert self.ask("_ = os.getpid()") == 1
-
-    def restored(self, pid: int) -> None:
-        """The restored tree's init has another pid outside."""
-        self.pid = pid
-
-    def end_all(self) -> None:
-        if alive(self.pid):
-            fd = os.pidfd_open(self.pid)
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-            select.select([fd], [], [], 20)
-            os.close(fd)
-        self.container.__exit__(None, None, None)
-
-
-@contextmanager
-def inside(place: Path, make: MakeContainer, binds: list[Bind], uid: int = USER) -> Iterator[Inside]:
-    adopt_orphans()
-    one = Inside(place / "orders", make, binds, uid)
-    try:
-        yield one
-    finally:
-        one.end_all()
-
-
-def _pid_of(out: str) -> int:
-    return int(out.rsplit("pid ", 1)[1])
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["criu with our files", "wrapper"])
@@ -112,7 +54,7 @@ def test_a_container_is_right_after_the_restore(
         else:
             restored = checkpoint.restore()
         assert restored.code == 0, (restored.err[-3000:], checkpoint.log("restore.log")[-3000:])
-        puppet.restored(int(pidfile.read_text()) if plain else _pid_of(restored.out))
+        puppet.restored(int(pidfile.read_text()) if plain else pid_of(restored.out))
 
         with accept(server) as second:
             after = seen(second)

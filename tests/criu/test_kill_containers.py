@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from contained import MakeContainer, inside, pid_of
 from containers import Bind
 from puppets import Checkpoint, accept, listening, wait_gone
-from test_container import MakeContainer, _pid_of, inside
 from victims import Holdable, Started, held, kill
 
 pytestmark = pytest.mark.criu
@@ -76,5 +76,5 @@ def test_a_container(
                 os.rmdir(f"/tmp/{name}")
         restored = checkpoint.restore()
         assert restored.code == 0, restored
-        one.restored(_pid_of(restored.out))
+        one.restored(pid_of(restored.out))
         assert one.ask("_ = 3") == 3

@@ -21,7 +21,7 @@ from externalizer.checkpoint.survey import survey
 from externalizer.checkpoint.targets import with_owners
 from externalizer.checkpoint.wishes import policy_of
 from externalizer.criu import images as criu_images
-from externalizer.criu import unixedit
+from externalizer.criu import unixedit, userns
 from externalizer.criu.messages import USK_CALLBACK
 from externalizer.criu.queues import QueuesImage
 from externalizer.errors import Refused
@@ -77,6 +77,7 @@ def _complete(pid: int, images: int) -> None:
     files.save()
     queues.save()
     safefs.write_file(images, RESTORE_FILE, pack_restore(records))
+    userns.share(images)
     kept = keeping.hand_over(plan, criu_key(), images)
     safefs.write_file(images, PLAN_FILE, to_json(plan))
     for name in (POLICY_FILE, SEEN_FILE):

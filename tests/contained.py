@@ -1,0 +1,75 @@
+"""Puppets in containers: with orders from the host, and a pid that changes at a restore."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from containers import Bind, Container
+from puppets import PROGRAM, Puppet, adopt_orphans, alive
+
+USER, GROUP, EXTRA = 1234, 1235, (777,)
+MakeContainer = Callable[..., Container]
+
+
+def _interpreter() -> list[Bind]:
+    """What Python needs below its own paths when it isn't the system's."""
+    places = {os.path.realpath(sys.base_prefix), sys.prefix}
+    return [Bind(Path(place), place) for place in sorted(places) if not place.startswith("/usr")]
+
+
+class Inside(Puppet):
+    """A puppet that is the init of a container; `directory` is bound to /orders inside."""
+
+    def __init__(
+        self, directory: Path, make: MakeContainer, binds: list[Bind], uid: int = USER, userns: int = 0
+    ) -> None:
+        directory.mkdir()
+        (directory / "orders").write_text("")
+        for path in (directory, directory / "orders"):
+            os.chown(path, userns + uid, userns + GROUP)
+        self.directory = directory
+        self._asked = 0
+        self._process = None
+        self._children = []
+        command = [sys.executable, "-I", "-S", "/puppet.py", "/orders", *map(str, (uid, GROUP, *EXTRA))]
+        fixed = [Bind(directory, "/orders", writable=True), Bind(PROGRAM, "/puppet.py"), *_interpreter()]
+        self.container = make(command, binds=[*fixed, *binds], userns=userns)
+        self.container.__enter__()
+        self.pid = self.container.pid
+        assert self.ask("_ = os.getpid()") == 1
+
+    def restored(self, pid: int) -> None:
+        """The restored tree's init has another pid outside."""
+        self.pid = pid
+
+    def end_all(self) -> None:
+        if alive(self.pid):
+            fd = os.pidfd_open(self.pid)
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            select.select([fd], [], [], 20)
+            os.close(fd)
+        self.container.__exit__(None, None, None)
+
+
+@contextmanager
+def inside(
+    place: Path, make: MakeContainer, binds: list[Bind], uid: int = USER, userns: int = 0
+) -> Iterator[Inside]:
+    """A container with a puppet; `userns` as of Container."""
+    adopt_orphans()
+    one = Inside(place / "orders", make, binds, uid, userns)
+    try:
+        yield one
+    finally:
+        one.end_all()
+
+
+def pid_of(out: str) -> int:
+    """The pid that `externalize restore` printed."""
+    return int(out.rsplit("pid ", 1)[1])
