@@ -38,6 +38,7 @@ class _Recipe:
     programs: tuple[str, ...]  # shell patterns
     probe: Callable[[str], str]
     in_place: bool = False
+    libraries: tuple[str, ...] = ()
 
 
 def _probe_criu(directory: str) -> str:
@@ -80,7 +81,7 @@ def _build(
     unpack.extract(files, root, (work.lock,))
     programs = unpack.matches(root, recipe.programs)
     for program in programs:
-        unpack.write_launcher(root, program, into, recipe.in_place)
+        unpack.write_launcher(root, program, into, recipe.in_place, recipe.libraries)
     made = Manifest(
         name=recipe.name,
         version=next(package.version for package in packages if package.name == recipe.packages[0]),
@@ -185,7 +186,12 @@ def ensure_tool(settings: Settings, name: str) -> tuple[Manifest, bool]:
         return found, False
     debian.require_debian(settings.os_release)
     recipe = _Recipe(
-        name, tool.packages, tool.programs, lambda directory: _probe_tool(tool, directory), tool.in_place
+        name,
+        tool.packages,
+        tool.programs,
+        lambda directory: _probe_tool(tool, directory),
+        tool.in_place,
+        tool.libraries,
     )
     with _work(settings) as work:
         suites = archive.update_own(work.apt, archive.machine_sources(work.apt))

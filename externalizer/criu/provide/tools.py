@@ -15,12 +15,14 @@ class Tool:
     """`programs` are shell patterns of paths inside the packages; each matches one, which gets a launcher.
 
     `probe` shows that the first runs. `in_place`: the launchers stand where the programs were.
+    `libraries` are shell patterns of directories in which the programs look for libraries besides.
     """
 
     packages: tuple[str, ...]
     programs: tuple[str, ...]
     probe: tuple[str, ...] = ("--version",)
     in_place: bool = False
+    libraries: tuple[str, ...] = ()
 
     def has(self, programs: Sequence[str]) -> bool:
         """Say whether these are the programs that the patterns mean."""
@@ -28,6 +30,10 @@ class Tool:
 
 
 TOOLS: dict[str, Tool] = {
+    "journal": Tool(
+        ("systemd",), ("bin/journalctl", "lib/systemd/systemd-journald"), libraries=("usr/lib/*/systemd",)
+    ),
+    "nscd": Tool(("nscd",), ("usr/sbin/nscd",)),
     "redis": Tool(("redis-server", "redis-tools"), ("usr/bin/redis-server", "usr/bin/redis-cli")),
     # initdb looks for postgres beside itself, and both for their data at ../../../../share from there.
     "postgresql": Tool(

@@ -139,8 +139,11 @@ def _interpreter(program: str) -> str:
     return ""
 
 
-def library_path(root: str, loader: str) -> list[str]:
-    """Return the directories of the unpacked libraries, the C library's own first."""
+def library_path(root: str, loader: str, further: Sequence[str] = ()) -> list[str]:
+    """Return the directories of the unpacked libraries, the C library's own first, those of `further` last.
+
+    `further` are shell patterns below `root`.
+    """
     found = [os.path.dirname(loader)]
     for base in ("usr/lib", "lib", "usr/lib64", "lib64"):
         directory = os.path.join(root, base)
@@ -150,6 +153,8 @@ def library_path(root: str, loader: str) -> list[str]:
             os.path.join(directory, name) for name in sorted(os.listdir(directory)) if "-linux-" in name
         ]
         found += [path for path in (*inside, directory) if os.path.isdir(path)]
+    for pattern in further:
+        found += sorted(os.path.join(root, path) for path in glob.glob(pattern, root_dir=root))
     unique = dict.fromkeys(os.path.realpath(path) for path in found)
     return [path for path in unique if any(".so" in name for name in os.listdir(path))]
 
@@ -168,7 +173,9 @@ def matches(root: str, patterns: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def write_launcher(root: str, program: str, directory: str, in_place: bool = False) -> str:
+def write_launcher(
+    root: str, program: str, directory: str, in_place: bool = False, further: Sequence[str] = ()
+) -> str:
     """Write the launcher of one program (its path inside the packages); return the launcher's path.
 
     It stands in bin/ of `directory`, and the loader's link with the program's name in loader/. `in_place`: it
@@ -184,7 +191,7 @@ def write_launcher(root: str, program: str, directory: str, in_place: bool = Fal
         loader = resolve(root, interpreter(real))
     except (OSError, ValueError) as error:
         raise Unsupported(f"the packages hold no usable {program}: {error}") from error
-    libraries = ":".join(library_path(root, loader))
+    libraries = ":".join(library_path(root, loader, further))
     _prove_complete(root, [loader, "--library-path", libraries, "--list", real])
     path = _free_place(real, os.path.join(directory, "bin", name), in_place)
     text = _LAUNCHER.format(
