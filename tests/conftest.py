@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from containers import Container
 from keeping import forget_all
-from puppets import Checkpoint
+from puppets import Checkpoint, Puppet, adopt_orphans
 from support import Criu, Truth, compile_program
 
 
@@ -94,3 +94,11 @@ def nothing_kept() -> Iterator[None]:
 def criu(criu_binary: str, tmp_path: Path) -> Criu:
     """Runs the real criu with an images directory below tmp_path."""
     return Criu(criu_binary, tmp_path / "images")
+
+
+@pytest.fixture
+def puppet(place: Path) -> Iterator[Puppet]:
+    adopt_orphans()
+    one = Puppet(place / "puppet")
+    yield one
+    one.end()

@@ -1,15 +1,11 @@
-"""Fixtures of the tests that dump and restore puppets."""
+"""What tests with real criu print at their end."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import matrix_cases
-import pytest
-from puppets import Puppet, adopt_orphans
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -17,11 +13,3 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if os.environ.get("EXTERNALIZER_FULL_SIZE") == "1":
         for line in matrix_cases.seen():
             terminalreporter.write_line(line)
-
-
-@pytest.fixture
-def puppet(place: Path) -> Iterator[Puppet]:
-    adopt_orphans()
-    one = Puppet(place / "puppet")
-    yield one
-    one.end()
