@@ -23,8 +23,15 @@ _ALWAYS = {
     "externalizer.scan.native", "externalizer.scan.peers",
 }  # fmt: skip
 
+_GREETINGS = {
+    "externalizer.checkpoint.greetings", "externalizer.checkpoint.greetings.datagrams",
+    "externalizer.checkpoint.greetings.journal_state", "externalizer.checkpoint.greetings.journald",
+    "externalizer.rules", "externalizer.rules.protocols",
+}  # fmt: skip
+
 # A dump plans twice: before the tree is stopped, and from the frozen tree.
-_PLANNING = {
+_PLANNING = _GREETINGS | {
+    "externalizer.checkpoint.greetings.variable",
     "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
     "externalizer.checkpoint.installation",
     "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.spaces",
@@ -48,7 +55,7 @@ ALLOWED = {
         "externalizer.checkpoint.stages.post_dump",
         "externalizer.checkpoint.targets", "externalizer.criu.unixedit", "externalizer.criu.userns",
     },
-    "post-restore": _ALWAYS | {
+    "post-restore": _ALWAYS | _GREETINGS | {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.reconnect",
         "externalizer.checkpoint.restored", "externalizer.checkpoint.settings",
         "externalizer.checkpoint.stages.post_restore", "externalizer.checkpoint.targets",

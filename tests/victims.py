@@ -9,9 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from puppets import PATIENCE, Checkpoint, Puppet, Ran, state
 from support import compile_program
+
+T = TypeVar("T")
 
 
 class Started:
@@ -84,7 +87,7 @@ def _first(pids: list[int], fits: Callable[[int], bool]) -> int:
     return next((pid for pid in pids if fits(pid)), 0)
 
 
-def wait_for(look: Callable[[], int]) -> int:
+def wait_for(look: Callable[[], T]) -> T:
     """Look again and again until something is found."""
     deadline = time.monotonic() + PATIENCE
     while not (found := look()):

@@ -6,7 +6,8 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 
-from externalizer.checkpoint import inside, mounts, shared, spaces
+from externalizer.checkpoint import greetings, inside, mounts, shared, spaces
+from externalizer.checkpoint.greetings.variable import named_by
 from externalizer.errors import TargetGone
 from externalizer.kernel import credentials, procfs
 from externalizer.model import plan as model
@@ -109,6 +110,7 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
         peer = described.get(sock.ino) or _nobody(sock)
         which = "client" if waits_at else side(sock, peer, listeners)
         own = insides[sock.ino]
+        greeting = greetings.find(sock, peer, snapshot.records.sock_dev)
         yield SocketFacts(
             socket=sock,
             peer=peer,
@@ -124,7 +126,17 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
             listening=listens.at(sock, peer),
             held_outside=held.get(sock.ino, ()),
             connected_inside=sock.ino in receivers,
+            greeting=greeting.greeting,
+            no_greeting=greeting.why_not,
+            named_by=_named_by(snapshot, sock, peer),
         )
+
+
+def _named_by(snapshot: Snapshot, sock: UnixSocket, peer: Peer) -> tuple[str, ...]:
+    if not greetings.is_journal(peer):
+        return ()
+    pids = dict.fromkeys(snapshot.task(ref.tid).tgid for ref in sock.holders)
+    return tuple(named_by(pids, snapshot.records.sock_dev, sock.ino))
 
 
 def _nobody(sock: UnixSocket) -> Peer:

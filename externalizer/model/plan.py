@@ -41,6 +41,17 @@ class ClientPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     label: str = ""  # SO_PEERSEC: the security label that the server recorded, where a module keeps one
 
 
+class GreetingPlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a server is told again on the new connection, before the program runs on.
+
+    `replay` are names and values in the order in which they are told, printable; empty: the protocol has no
+    state, which is a claim about it, too. `protocol` is known to checkpoint/greetings.
+    """
+
+    protocol: str
+    replay: tuple[tuple[str, str], ...] = ()
+
+
 class SocketPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """One external socket: what it is, what becomes of it, and why. `ino` is of the tree's end."""
 
@@ -65,6 +76,7 @@ class SocketPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     policy: str = ""  # the rule of the policy that asked for the action; empty: the defaults did
     on_missing: str = ""  # of a reconnect or a kept socket, what to do if its other end is gone at restore
     options: dict[str, int] = {}  # that criu does not restore and that differ from a new socket's
+    greeting: GreetingPlan | None = None
 
 
 class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -63,6 +63,7 @@ def socket_plan(facts: SocketFacts, policy: Policy, holder_of: HolderOf) -> tupl
         policy=_asked(chosen),
         on_missing=_on_missing(action, chosen, policy),
         options=dict(facts.options),
+        greeting=facts.greeting if wants_target else None,
     )
     return planned, _socket_finding(facts, judgement, holders, _asked(chosen))
 
@@ -130,6 +131,12 @@ def _warnings(facts: SocketFacts, planned: model.SocketPlan, here: Here) -> Iter
             "unix-peersec", planned,
             f"the server has recorded the security label {printable(label)} (SO_PEERSEC)",
             f"after the restore it sees that of criu, {printable(here.label) or 'none'}: check its rules",
+        )  # fmt: skip
+    if facts.named_by and planned.action in (Action.RECONNECT, Action.HANGUP):
+        yield _warning(
+            "unix-journal-stream", planned,
+            f"$JOURNAL_STREAM of {', '.join(facts.named_by)} names it by its inode, which changes",
+            "a program that compares them later writes lines to it instead of structured entries",
         )  # fmt: skip
 
 

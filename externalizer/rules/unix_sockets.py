@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from externalizer.model.finding import Action, Verdict
+from externalizer.model.plan import GreetingPlan
 from externalizer.model.policy import Want
 from externalizer.model.socket import Credentials, Peer, Shutdown, SockType, UnixSocket
 from externalizer.model.text import printable
-from externalizer.rules.protocols import stateful
+from externalizer.rules.protocols import datagrams, stateful
 from externalizer.rules.registry import Rule
 
 
@@ -43,6 +44,15 @@ class SocketFacts:
     held_outside: tuple[str, ...] = ()  # who else holds this open file description: command[pid], printable
     connected_inside: bool = False  # another socket of the tree sends to this datagram socket
     strict: bool = False  # the user wants unknown protocols refused
+    greeting: GreetingPlan | None = None  # what its server would be told again on a new connection
+    no_greeting: str = ""  # why that could not be found out, a sentence, of a protocol that has one
+    named_by: tuple[str, ...] = ()  # whose $JOURNAL_STREAM names it: command[pid], printable
+
+    @property
+    def half_shut(self) -> bool:
+        """A stream to the journal is shut down for reading by both its ends: nothing ever comes back."""
+        by_design = Shutdown.READ if self.greeting is not None and not self.dgram else Shutdown.NONE
+        return self.socket.shutdown not in (Shutdown.NONE, by_design)
 
     @property
     def dgram(self) -> bool:
@@ -106,7 +116,9 @@ def _signal_owner(f: SocketFacts) -> str | None:
 
 def _dgram_named(f: SocketFacts) -> str | None:
     if f.dgram and f.peer.name and f.has_target:
-        return "a datagram socket to a named receiver: there is no session to lose"
+        known = datagrams(f.peer.name, f.peer.path_in_client_ns)
+        sense = f"; {known.name}: {known.sense}" if known else ""
+        return f"a datagram socket to a named receiver: there is no session to lose{sense}"
     return None
 
 
@@ -134,9 +146,10 @@ def _server_side(f: SocketFacts) -> str | None:
 
 def _stateful(f: SocketFacts) -> str | None:
     protocol = stateful(f.peer.comm, f.peer.name, f.peer.path_in_client_ns)
-    if protocol is None:
+    if protocol is None or f.greeting is not None:
         return None
-    return f"{protocol.name} keeps {protocol.state} for each connection; a new one would silently lack that"
+    lacks = f"{protocol.name} keeps {protocol.state} for each connection; a new one would silently lack that"
+    return f"{lacks}: {f.no_greeting}" if f.no_greeting else lacks
 
 
 def _unread(f: SocketFacts) -> str | None:
@@ -154,7 +167,7 @@ def _unsent(f: SocketFacts) -> str | None:
 
 
 def _half_shut(f: SocketFacts) -> str | None:
-    if f.socket.shutdown != Shutdown.NONE:
+    if f.half_shut:
         return "it is half shut down: the server would see a connection that ends at once"
     return None
 
@@ -174,8 +187,15 @@ def _no_credentials(f: SocketFacts) -> str | None:
     return None
 
 
+def _greeting(f: SocketFacts) -> str | None:
+    return None if f.greeting is None else _reconnect(f)
+
+
 def _reconnect(f: SocketFacts) -> str:
     reason = "a stream to a named server: the server sees a NEW connection, no session state"
+    if f.greeting is not None:
+        told = ", ".join(f"{name}={value}" for name, value in f.greeting.replay)
+        reason = f"its server sees a NEW connection, and is told again what it was told on this one: {told}"
     if f.peer.client is None:
         reason += "; what it recorded of the client can't be read, so with the client's own credentials"
     return reason
@@ -244,7 +264,7 @@ def _reconnect_unread(f: SocketFacts) -> str | None:
 
 
 def _reconnect_half_shut(f: SocketFacts) -> str | None:
-    if f.socket.shutdown != Shutdown.NONE and not f.dgram:
+    if f.half_shut and not f.dgram:
         return "a reconnect is asked for, but it is half shut down: the server would see an end at once"
     return None
 
@@ -297,6 +317,7 @@ UNIX_SOCKETS: tuple[Rule[SocketFacts], ...] = (
     Rule("unix-unsent", _unsent, Action.HANGUP, Verdict.HANDLED),
     Rule("unix-half-shut", _half_shut, Action.HANGUP, Verdict.HANDLED),
     *_UNREACHABLE,
+    Rule("unix-greeting", _greeting, Action.RECONNECT, Verdict.HANDLED),
     Rule("unix-strict", _strict, Action.REFUSE, Verdict.NEEDS_CHOICE,
          "choose for it: --reconnect, --keep or --hangup"),
     Rule("unix-reconnect", _reconnect, Action.RECONNECT, Verdict.HANDLED),

@@ -37,7 +37,7 @@ def test_a_dump_and_a_restore_import_only_what_they_need(
     interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} -X importtime "$@"\n')
     interpreter.chmod(0o755)
     hook = hook_copy(place, interpreter=str(interpreter))
-    names = [str(place / name) for name in ("server.sock", "log.sock")]
+    names = [str(place / name) for name in ("server.sock", "dev-log")]
     with listening(names[0]) as server, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(names[1])
         puppet.ask(f"c = socket.socket(socket.AF_UNIX); c.connect({names[0]!r})")

@@ -15,7 +15,7 @@ import pytest
 from externalizer.cli.main import COMMANDS, parser
 from externalizer.errors import ExitCode
 from externalizer.model import finding, plan, policy, schema
-from externalizer.rules.protocols import STATEFUL
+from externalizer.rules.protocols import DATAGRAMS, JOURNAL_STREAM, STATEFUL
 from externalizer.rules.unix_sockets import all_rules
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,8 +26,8 @@ HIDDEN = {"build", "dist"}  # besides names that begin with a dot
 TYPES = {
     each.__name__: each
     for each in (
-        plan.Plan, plan.Target, plan.Host, plan.SocketPlan, plan.PeerPlan, plan.ClientPlan, plan.MountPlan,
-        policy.Policy, policy.PolicyRule, finding.Holder, finding.Finding,
+        plan.Plan, plan.Target, plan.Host, plan.SocketPlan, plan.GreetingPlan, plan.PeerPlan, plan.ClientPlan,
+        plan.MountPlan, policy.Policy, policy.PolicyRule, finding.Holder, finding.Finding,
     )
 }  # fmt: skip
 ENUMS = {each.__name__: each for each in (finding.Action, policy.Want, finding.Place, finding.Verdict)}
@@ -90,7 +90,7 @@ def findings_made_by_hand() -> dict[str, str]:
 
 def test_each_rule_has_its_section_in_the_order_of_judgement() -> None:
     by_hand = findings_made_by_hand()
-    warnings = ["unix-keep-netns", "unix-peersec"]  # of plan/build.py, about sockets that are handled
+    warnings = ["unix-keep-netns", "unix-peersec", "unix-journal-stream"]  # of plan/build.py
     others = ["unix-inside-held-outside", "unix-backlog", "netns-nested", "userns-unowned", "scan-unreadable"]
     assert set(by_hand) == set(others)
     wanted = [rule.id for rule in all_rules()] + warnings + others
@@ -112,6 +112,14 @@ def test_a_rule_that_refuses_says_so_in_its_section() -> None:
 def test_each_stateful_server_is_named() -> None:
     text = section(DOCS / "rules.md", "## unix-stateful")
     assert [each.name for each in STATEFUL if each.name not in " ".join(text.split())] == []
+
+
+def test_each_known_protocol_is_in_the_table_of_greetings() -> None:
+    named = [row[0] for row in rows((DOCS / "greetings.md").read_text())]
+    for protocol in (JOURNAL_STREAM, *(each.greeting for each in DATAGRAMS)):
+        assert [row for row in named if row.startswith(f"`{protocol}`: ")], protocol
+    hung_up = [each.name for each in STATEFUL if not each.greeting]
+    assert sorted(hung_up) == sorted(named[-1].split(", "))
 
 
 # ---- mounts ----

@@ -1,11 +1,13 @@
 """post-restore: all tasks are stopped in criu's restorer, descriptors are final, failure aborts the restore.
 
-Connects the datagram sockets again, sets the options that criu does not restore, and verifies every socket
-of the plan. What can't be verified yet, a connection that its server has not accepted, is said and is no
-failure.
+Connects the datagram sockets again, sets the options that criu does not restore, tells servers what they knew
+of the connections that the plugin has made anew, and verifies every socket of the plan. What can't be
+verified yet, a connection that its server has not accepted, is said and is no failure.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from externalizer.checkpoint import handback
 from externalizer.checkpoint.artifacts import wanted_plan
@@ -16,6 +18,16 @@ from externalizer.checkpoint.settings import set_again
 from externalizer.checkpoint.verify import verify
 from externalizer.errors import RestoreFailed
 from externalizer.model.finding import Action
+from externalizer.model.plan import SocketPlan
+
+
+def _greet(tree: Restored, sockets: Sequence[SocketPlan]) -> list[str]:
+    greeted = [socket for socket in sockets if socket.greeting is not None]
+    if not greeted:
+        return []
+    from externalizer.checkpoint import greetings  # few trees need them
+
+    return greetings.greet(tree, greeted)
 
 
 def run(pid: int, images: int) -> None:
@@ -31,8 +43,9 @@ def run(pid: int, images: int) -> None:
     datagrams = [socket for socket in plan.sockets if socket.action is Action.DATAGRAM]
     connect_datagrams(tree, datagrams)
     set_again(tree, plan.sockets)
+    unconfirmed = _greet(tree, plan.sockets)
     report = verify(tree, plan.sockets)
-    for line in report.unverified:
+    for line in (*unconfirmed, *report.unverified):
         say(line)
     if report.wrong:
         raise RestoreFailed(
