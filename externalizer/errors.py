@@ -31,16 +31,19 @@ class ExternalizerError(Exception):
 
     `what` says what was found, in one line without a trailing full stop; `why` says why that matters and
     `hint` what to do about it. Both may be empty. Text that came from a target must already be escaped
-    (`model.text.printable`).
+    (`model.text.printable`). `transient`: the reason can pass by itself, so that another attempt may succeed;
+    `attempts`: how many were made.
     """
 
     exit_code: ExitCode = ExitCode.BUG
 
-    def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
+    def __init__(self, what: str, *, why: str = "", hint: str = "", transient: bool = False) -> None:
         super().__init__(what)
         self.what = what
         self.why = why
         self.hint = hint
+        self.transient = transient
+        self.attempts = 1
 
     def __str__(self) -> str:
         parts = [self.what]
@@ -48,6 +51,8 @@ class ExternalizerError(Exception):
             parts.append(self.why)
         if self.hint:
             parts.append(self.hint)
+        if self.attempts > 1:
+            parts.append(f"{self.attempts} attempts were made")
         return ". ".join(part.rstrip(".") for part in parts)
 
 
@@ -73,6 +78,12 @@ class Unsupported(ExternalizerError):
     """The kernel or criu can't do what is needed."""
 
     exit_code = ExitCode.UNSUPPORTED
+
+
+class FreezeFailed(ExternalizerError):
+    """A cgroup could not be frozen or thawed, or must not be."""
+
+    exit_code = ExitCode.FREEZE
 
 
 class Refused(ExternalizerError):

@@ -53,7 +53,8 @@ ALLOWED = {
         "externalizer.checkpoint.inflight",
         "externalizer.checkpoint.recording",
         "externalizer.checkpoint.stages.post_dump",
-        "externalizer.checkpoint.targets", "externalizer.criu.unixedit", "externalizer.criu.userns",
+        "externalizer.checkpoint.targets", "externalizer.criu.cgroupimage", "externalizer.criu.unixedit",
+        "externalizer.criu.userns",
     },
     "post-restore": _ALWAYS | _GREETINGS | {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.reconnect",

@@ -7,13 +7,20 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from externalizer.checkpoint import identity, installation, registry, runfile, survey
+from externalizer.checkpoint import attempts, freeze, identity, installation, registry, runfile, survey
 from externalizer.checkpoint.artifacts import PLAN_FILE, stored_plan
 from externalizer.checkpoint.outcome import explained
 from externalizer.checkpoint.progress import following
 from externalizer.criu import command, config, logs, shim
 from externalizer.criu.provide.find import Criu
-from externalizer.errors import CriuFailed, ExternalizerError, Refused, RestoreFailed, UsageError
+from externalizer.errors import (
+    CriuFailed,
+    ExternalizerError,
+    Refused,
+    RestoreFailed,
+    TargetGone,
+    UsageError,
+)
 from externalizer.kernel import fserrors, procfs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model.plan import Plan
@@ -21,6 +28,7 @@ from externalizer.model.policy import DEFAULTS, Policy
 from externalizer.model.process import TaskKey
 from externalizer.model.record import POLICY_FILE
 from externalizer.model.text import printable, shell_word
+from externalizer.scan import native
 
 LOG = "dump.log"
 _COMPLETE = "stats-dump"  # criu writes it last, after a dump that succeeded
@@ -36,27 +44,67 @@ class Options:
     scripts: tuple[str, ...] = ()
     passed_on: tuple[str, ...] = ()
     policy: Policy = DEFAULTS
+    retries: int = attempts.RETRIES
+    freeze: bool = False
 
 
 def dump(pid: int, images: bytes, criu: Criu, options: Options, *, progress: Callable[[str], None]) -> Plan:
     """Dump the tree of `pid` into the directory `images`. Returns the plan it was dumped by.
 
-    Raises as `survey`; Refused with the findings; CriuFailed with what criu's log tells; UsageError for an
-    image directory that is not private or holds a complete dump. In every such case the tree runs on.
+    What can pass by itself is attempted again, see `attempts`. Raises as `survey`; Refused with the findings;
+    CriuFailed with what criu's log tells; UsageError for an image directory that is not private or holds a
+    complete dump; FreezeFailed. In every such case the tree runs on.
     """
     command.check_passed_on(options.passed_on)
     check_scripts(options.scripts)
-    plan = survey.survey(pid, installation.paths(criu), options.policy)
-    if plan.refusals:
-        raise PlanRefused(plan)
-    dirfd = open_private_directory(images, create=True)
-    try:
-        _check_unused(dirfd, images)
+    dumping = _Dump(native.check_target(pid), images, criu, options, progress)
+    return attempts.repeated(dumping.attempt, options.retries, progress)
+
+
+class _Dump:
+    """A dump that may take several attempts at the same process."""
+
+    def __init__(
+        self, target: TaskKey, images: bytes, criu: Criu, options: Options, progress: Callable[[str], None]
+    ) -> None:
+        self._target = target
+        self._images = images
+        self._criu = criu
+        self._options = options
+        self._progress = progress
+        self._leftovers = attempts.Leftovers()
+
+    def attempt(self) -> Plan:
+        """One attempt, whole. Raises as `dump`."""
+        plan = self._plan(stopped=False)  # before anything is made or stopped
+        dirfd = open_private_directory(self._images, create=True)
+        try:
+            _check_unused(dirfd, self._images)
+            self._leftovers.remove(dirfd)
+            if not self._options.freeze:
+                self._run(dirfd, plan, freeze.Frozen())
+                return plan
+            with freeze.frozen(self._target) as still:
+                plan = self._plan(stopped=True)
+                self._run(dirfd, plan, still)
+            return plan
+        finally:
+            os.close(dirfd)
+
+    def _plan(self, *, stopped: bool) -> Plan:
+        installed = installation.paths(self._criu)
+        plan = survey.survey(self._target.pid, installed, self._options.policy, stopped=stopped)
+        if plan.target.starttime != self._target.starttime:
+            raise TargetGone(
+                f"process {self._target.pid} is another one now", why="its start time has changed"
+            )
+        if plan.refusals:
+            raise PlanRefused(plan)
+        return plan
+
+    def _run(self, dirfd: int, plan: Plan, still: freeze.Frozen) -> None:
         registry.register(plan)
-        _run(pid, dirfd, images, criu, options, plan, progress)
-    finally:
-        os.close(dirfd)
-    return plan
+        _run(self._target.pid, dirfd, self._images, self._criu, self._options, plan, still, self._progress)
 
 
 class PlanRefused(Refused):
@@ -69,6 +117,7 @@ class PlanRefused(Refused):
         super().__init__(
             f"{first.subject}: {first.evidence}{more}",
             hint=first.remedy or f"`externalize {plan.target.pid}` shows all",
+            transient=all(one.transient for one in plan.refusals),
         )
 
 
@@ -135,6 +184,7 @@ def _run(
     criu: Criu,
     options: Options,
     plan: Plan,
+    still: freeze.Frozen,
     progress: Callable[[str], None],
 ) -> None:
     progress(
@@ -160,15 +210,17 @@ def _run(
         try:
             status = command.run(
                 criu,
-                _words(pid, dirfd, file.path, options),
+                [*_words(pid, dirfd, file.path, options), *still.words],
                 variables={
                     **file.variables,
+                    **still.variables,
                     **identity.variables(TaskKey(plan.target.pid, plan.target.starttime)),
                     **script_variables(options.scripts),
                 },
                 on_interrupt=on_interrupt,
                 may_fail_writes=True,
-                pass_fds=[dirfd],
+                pass_fds=[dirfd, *still.pass_fds],
+                in_child=still.in_child,
                 watch=lambda: following(dirfd, LOG, file.secret, progress),
             )
         except command.Interrupted:

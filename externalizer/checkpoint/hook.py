@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _run(arguments[0])
     except ExternalizerError as error:
-        say(f"refused: {error}")
+        say(f"{'refused for now' if error.transient else 'refused'}: {error}")
         return error.exit_code or ExitCode.BUG
     except Exception as error:  # a bug of ours must be a veto with a message, never a half-edited image
         say(f"bug in the hook: {type(error).__name__}: {error}")

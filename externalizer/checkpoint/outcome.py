@@ -23,7 +23,8 @@ def explained(
     where = printable(log)
     if told.refusals:
         refused = Refused if kind is CriuFailed else RestoreFailed
-        return refused("; ".join(told.refusals), why=safe, hint=f"criu's log: {where}")
+        what = "; ".join(told.refusals)
+        return refused(what, why=safe, hint=f"criu's log: {where}", transient=told.transient)
     ended = f"by signal {-status}" if status < 0 else f"with status {status}"
     causes = "; ".join(f"{known.cause}" for known in told.causes)
     remedies = "; ".join(known.remedy for known in told.causes)
@@ -32,4 +33,5 @@ def explained(
         f"{what} ended {ended}" + (f": {causes}" if causes else ""),
         why=f"{safe}; the log's telling lines:{lines}" if lines else safe,
         hint=f"{remedies}. criu's log: {where}" if remedies else f"criu's log: {where}",
+        transient=status > 0 and told.transient,
     )

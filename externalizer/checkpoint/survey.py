@@ -1,10 +1,12 @@
-"""One look at a tree: scan, who is outside, mounts, and the plan that follows. Used by commands and hook."""
+"""A look at a tree: scan, who is outside, mounts, and the plan that follows. Used by commands and hook."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+
+import msgspec
 
 from externalizer.checkpoint import greetings, inside, mounts, shared, spaces
 from externalizer.checkpoint.greetings.variable import named_by
@@ -27,17 +29,47 @@ from externalizer.scan.listens import Listens
 _LOOKS = 4
 
 
-def survey(pid: int, installed: Installed, policy: Policy) -> model.Plan:
+def survey(pid: int, installed: Installed, policy: Policy, *, stopped: bool = False) -> model.Plan:
     """Scan the tree of `pid` and plan by the policy. Raises as `scan.native.scan`; refusals are in the plan.
 
-    In a running tree a socket may be closed between the look at descriptors and the look at unix_diag. Then
-    nothing is known of it, which refuses; so look again, a few times, before that is taken for lasting.
+    A look at a running tree is not of one moment: a socket may be closed between the look at descriptors and
+    that at unix_diag, or be written to between two of its facts. So what refuses is looked for again, a few
+    times. A socket that no two looks in a row refuse for the same reason is left out of the plan: the hook
+    judges it when the tree is `stopped`, where whatever the last look refuses is in the plan. Refusals that
+    were not confirmed, or that the processes may end themselves, are marked as transient.
     """
-    for _ in range(_LOOKS - 1):
-        snapshot = native.scan(pid)
-        if all(sock.known for sock in snapshot.unix_sockets()):
-            return plan_of(snapshot, installed, policy)
-    return plan_of(native.scan(pid), installed, policy)
+    before: frozenset[_Identity] = frozenset()
+    for look in range(1, _LOOKS + 1):
+        plan = plan_of(native.scan(pid), installed, policy)
+        refused = {_identity(one): one for one in plan.refusals}
+        confirmed = before & refused.keys()
+        if not refused or any(not refused[one].transient for one in confirmed):
+            break
+        if look > 1 and not confirmed and not stopped:
+            break
+        before = frozenset(refused)
+    return _only_confirmed(plan, confirmed, stopped) if refused else plan
+
+
+_Identity = tuple[str, str]
+
+
+def _identity(finding: Finding) -> _Identity:
+    return finding.rule, finding.subject
+
+
+def _only_confirmed(plan: model.Plan, confirmed: Container[_Identity], stopped: bool) -> model.Plan:
+    """The plan with its unconfirmed refusals marked as transient, or without those of single sockets."""
+    findings, dropped = [], set()
+    for one in plan.findings:
+        if not one.refuses or _identity(one) in confirmed:
+            findings.append(one)
+        elif stopped or not one.ino:
+            findings.append(msgspec.structs.replace(one, transient=True))
+        else:
+            dropped.add(one.ino)
+    sockets = tuple(one for one in plan.sockets if one.ino not in dropped)
+    return model.sealed(msgspec.structs.replace(plan, sockets=sockets, findings=tuple(findings)))
 
 
 def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.Plan:
@@ -200,6 +232,7 @@ def _backlog_finding(
         doc="docs/rules.md#unix-backlog",
         ino=sock.ino,
         holders=tuple(holder_of(snapshot, ref) for ref in sock.holders),
+        transient=verdict is Verdict.REFUSED,
     )
 
 

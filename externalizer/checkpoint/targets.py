@@ -66,7 +66,8 @@ def _lstat(path: bytes) -> os.stat_result | None:
 def _owned(planned: SocketPlan, status: os.stat_result | None) -> SocketPlan:
     if status is None or (status.st_dev, status.st_ino) != (planned.target_dev, planned.target_ino):
         raise Refused(
-            f"unix socket {planned.ino}: {planned.target} is no longer the socket that it is connected to"
+            f"unix socket {planned.ino}: {planned.target} is no longer the socket that it is connected to",
+            transient=True,
         )
     return msgspec.structs.replace(planned, target_uid=status.st_uid, target_gid=status.st_gid)
 

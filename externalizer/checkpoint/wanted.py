@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from externalizer.errors import Refused
 
 VARIABLE = "EXTERNALIZER_RUN_FILE"
+FROZEN = "EXTERNALIZER_FROZEN"  # set where that command has frozen the tree's cgroup
 SECRET = "EXTERNALIZER_SECRET"  # noqa: S105 - the name of a variable: by its value a command knows its own hook's lines
 
 

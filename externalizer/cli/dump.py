@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from externalizer.checkpoint import attempts
 from externalizer.checkpoint import dump as checkpoint
 from externalizer.cli import common, policies
 from externalizer.criu.provide.find import Criu
@@ -21,6 +22,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-R", "--leave-running", action="store_true", help="let the tree run on after the dump"
     )
+    parser.add_argument(
+        "--retries", type=_retries, default=attempts.RETRIES, metavar="N",
+        help="how often a dump is attempted again that was refused for a reason that can pass by itself; "
+        f"default: {attempts.RETRIES}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--freeze", action="store_true",
+        help="freeze the tree's cgroup, which must hold nothing else, for the time of the dump",
+    )  # fmt: skip
     policies.add(parser)
     common.add_checkpoint(parser)
 
@@ -34,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         scripts=tuple(args.action_script),
         passed_on=tuple(args.passed_on),
         policy=policies.chosen(args),
+        retries=args.retries,
+        freeze=args.freeze,
     )
     images = common.check_directory_name(args.images_dir)
     try:
@@ -43,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.write(model.to_json(refused.plan).decode())
         else:
             _show(refused.plan)
-        common.note("refused; the process runs on untouched")
+        after = f" after {refused.attempts} attempts" if refused.attempts > 1 else ""
+        common.note(f"refused{after}; the process runs on untouched")
         return ExitCode.REFUSED
     if args.json:
         sys.stdout.write(model.to_json(plan).decode())
@@ -51,6 +64,12 @@ def run(args: argparse.Namespace) -> int:
         _show(plan)
         print(f"dumped into {printable(images)}; restore with: externalize restore -D {shell_word(images)}")
     return ExitCode.OK
+
+
+def _retries(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 4:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from 0 to 999")
 
 
 def _criu(args: argparse.Namespace) -> Criu:

@@ -28,6 +28,7 @@ _OWNED = {
     "log-file": "a log that is explained", "restore-detached": "-d before the `--`",
     "daemon": "-d before the `--`", "pidfile": "--pidfile before the `--`", "root": "--root before the `--`",
     "leave-running": "--leave-running before the `--`", "shell-job": "-j before the `--`",
+    "freeze-cgroup": "--freeze before the `--`",
     "lazy-pages": "a dump without it: criu would ignore our hook's refusal",
     "help": "`criu --help`", "version": "`externalize version`",
 }  # fmt: skip
@@ -97,19 +98,21 @@ def run(
     pass_fds: Sequence[int] = (),
     keep_terminal: bool = False,
     may_fail_writes: bool = False,
+    in_child: Callable[[], None] | None = None,
     watch: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> int:
     """Run criu to its end and return its exit status, negative for a signal.
 
     `variables` are for criu and its action-scripts. criu is in a process group of its own, unless
-    `keep_terminal`, which --shell-job needs: ^C is ours to handle. `watch` is entered while criu runs; it may
-    start threads, for by then nothing is forked any more. Raises Interrupted if criu failed after ^C. After
-    success SIGINT is ignored, lest the result be lost: whoever waits for more sets a handler again.
+    `keep_terminal`, which --shell-job needs: ^C is ours to handle. `in_child` is called between fork and
+    exec. `watch` is entered while criu runs; it may start threads, for by then nothing is forked any more.
+    Raises Interrupted if criu failed after ^C. After success SIGINT is ignored, lest the result be lost:
+    whoever waits for more sets a handler again.
     """
     extra = {**shim.preload_environment(criu.path), **variables}
     process = _start(
         [criu.path, *words], criu_environment(extra), pass_fds,
-        keep_terminal=keep_terminal, may_fail_writes=may_fail_writes,
+        keep_terminal=keep_terminal, may_fail_writes=may_fail_writes, in_child=in_child,
     )  # fmt: skip
     interrupted = False
     before = signal.getsignal(signal.SIGINT)
@@ -184,12 +187,15 @@ def _start(
     *,
     keep_terminal: bool,
     may_fail_writes: bool,
+    in_child: Callable[[], None] | None,
 ) -> subprocess.Popen[bytes]:
     def prepare() -> None:
         if may_fail_writes:  # not for a restore: its tasks are criu's children
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         if not keep_terminal:
             os.setpgrp()
+        if in_child is not None:
+            in_child()
 
     return subprocess.Popen(
         argv,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from externalizer.criu.messages import FD_TYPE_UNIXSK, USK_EXTERN, FileEntry
@@ -86,6 +86,15 @@ def parse(cls: Any, raw: memoryview, name: str) -> Any:
     return message
 
 
+def packed(magic: int, entries: Iterable[Any]) -> bytes:
+    """The bytes of an image of these messages, none of which is followed by raw data."""
+    parts = [U32.pack(IMG_COMMON_MAGIC), U32.pack(magic)]
+    for entry in entries:
+        raw = entry.SerializeToString()
+        parts += [U32.pack(len(raw)), raw]
+    return b"".join(parts)
+
+
 def messages(dirfd: int, name: str, magic: int, first: Any, others: Any) -> list[Any]:
     """All messages of an image that begins with one of the class `first`. Raises ImageDamaged."""
     view, at = body(read_file(dirfd, name), name, magic), 0
@@ -119,8 +128,4 @@ class FilesImage:
 
     def save(self) -> None:
         """Replace the file atomically. Raises OSError."""
-        parts = [U32.pack(IMG_COMMON_MAGIC), U32.pack(FILES_MAGIC)]
-        for entry in self.entries:
-            raw = entry.SerializeToString()
-            parts += [U32.pack(len(raw)), raw]
-        safefs.write_file(self._dirfd, self.NAME, b"".join(parts), 0o600)
+        safefs.write_file(self._dirfd, self.NAME, packed(FILES_MAGIC, self.entries), 0o600)

@@ -14,17 +14,21 @@ from externalizer.model.text import printable
 
 HOOK_MARK = "externalizer: "
 _HOOK_LINE = re.compile(rb"externalizer(?:\[([0-9a-f]+)\])?: ")
-_REFUSED = "refused: "
+_REFUSED = re.compile("refused(?P<for_now> for now)?: ")  # what the hook prints: checkpoint/hook.py
 _TAIL = 4 << 20  # bytes of the log's end that are read: errors stand at the end
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A message of criu's: `pattern` is searched in a line; cause and remedy have no full stop."""
+    """A message of criu's: `pattern` is searched in a line; cause and remedy have no full stop.
+
+    `transient`: it can pass by itself, so that another dump may succeed.
+    """
 
     pattern: str
     cause: str
     remedy: str
+    transient: bool = False
 
 
 CATALOGUE = (
@@ -82,6 +86,32 @@ CATALOGUE = (
         r"Control messages in queue",
         "a socket with SO_PASSCRED has unread messages with credentials, which criu can't dump",
         "let the program read its queue, then dump again",
+        transient=True,
+    ),
+    Known(
+        r"Found a closed in-flight socket",
+        "a client of the tree's server was never accepted and has closed again, which criu can't dump",
+        "let the server accept it, then dump again",
+        transient=True,
+    ),
+    Known(
+        r"Non-empty write queue on an in-flight socket",
+        "a client that its server has not accepted yet has written already, which criu can't dump",
+        "dump again when the server has accepted",
+        transient=True,
+    ),
+    Known(
+        r"Dangling connection \d+|In-flight connection on non-listening socket|Unix socket \d+ not found"
+        r"|Unix socket \d+ (without|with unreachable) peer",
+        "a unix socket was accepted, closed or connected while criu looked at it",
+        "dump again",
+        transient=True,
+    ),
+    Known(
+        r"zombie \d+ .*found while seizing|Zombie thread not supported",
+        "a thread or process of the tree ended while criu stopped them",
+        "dump again",
+        transient=True,
     ),
     Known(
         r"Corrupted plugin|Unable to load .*\.so",
@@ -103,11 +133,15 @@ _HARMLESS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a log says of a failure. `refusals` are our own hook's reasons; lines are printable."""
+    """What a log says of a failure. `refusals` are our own hook's reasons; lines are printable.
+
+    `transient`: all of it can pass by itself.
+    """
 
     refusals: tuple[str, ...]
     causes: tuple[Known, ...]
     lines: tuple[str, ...]
+    transient: bool = False
 
 
 def hook_message(line: bytes, secret: str | None) -> str | None:
@@ -129,7 +163,13 @@ def _shown(raw: bytes) -> str:
 
 def refusal(message: str) -> str | None:
     """The reason, if this message of the hook's says that it refuses."""
-    return message[len(_REFUSED) :] if message.startswith(_REFUSED) else None
+    found = _REFUSED.match(message)
+    return message[found.end() :] if found else None
+
+
+def _for_now(message: str) -> bool:
+    found = _REFUSED.match(message)
+    return found is not None and found["for_now"] is not None
 
 
 def read(dirfd: int, name: str, secret: str | None = None) -> Told:
@@ -149,17 +189,20 @@ def read(dirfd: int, name: str, secret: str | None = None) -> Told:
 def told(raw: bytes, secret: str | None = None) -> Told:
     """Find the telling lines in a log's bytes. `secret`: see hook_message."""
     refusals: list[str] = []
+    for_now = True
     causes: dict[Known, None] = {}
     lines: list[str] = []
     for line in raw.splitlines():
         message = hook_message(line, secret)
         text = _shown(line) if message is None else HOOK_MARK + message
         reason = None if message is None else refusal(message)
-        if reason is not None:
+        if message is not None and reason is not None:
             refusals.append(reason)
+            for_now &= _for_now(message)
         elif _HARMLESS.search(text):
             continue
         elif message is not None or _TIMED.match(text) or (secret is None and _UNTIMED.match(text)):
             lines.append(text)
             causes |= {known: None for known in CATALOGUE if re.search(known.pattern, text)}
-    return Told(tuple(refusals), tuple(causes), tuple(lines[:10]))
+    passes = for_now if refusals else bool(causes) and all(known.transient for known in causes)
+    return Told(tuple(refusals), tuple(causes), tuple(lines[:10]), passes)

@@ -58,6 +58,14 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
     ],
     "userns_entry": [("*", "uid_gid_extent", "uid_map", 1), ("*", "uid_gid_extent", "gid_map", 2)],
     "netns_entry": [("o", "string", "ext_key", 8)],
+    "cgroup_prop_entry": [("r", "bytes", "name", 1), ("r", "bytes", "value", 2)],
+    "cgroup_dir_entry": [
+        ("r", "bytes", "dir_name", 1),
+        ("*", "cgroup_dir_entry", "children", 2),
+        ("*", "cgroup_prop_entry", "properties", 3),
+    ],
+    "cg_controller_entry": [("*", "bytes", "cnames", 1), ("*", "cgroup_dir_entry", "dirs", 2)],
+    "cgroup_entry": [("*", "cg_controller_entry", "controllers", 2)],
     "pagemap_head": [("r", "uint32", "pages_id", 1)],
     "pagemap_entry": [
         ("r", "uint32", "compat_nr_pages", 2),
@@ -97,6 +105,7 @@ SkPacketEntry: Any = _CLASSES["sk_packet_entry"]
 FdinfoEntry: Any = _CLASSES["fdinfo_entry"]
 NetnsEntry: Any = _CLASSES["netns_entry"]
 UsernsEntry: Any = _CLASSES["userns_entry"]
+CgroupEntry: Any = _CLASSES["cgroup_entry"]
 PagemapHead: Any = _CLASSES["pagemap_head"]
 PagemapEntry: Any = _CLASSES["pagemap_entry"]
 

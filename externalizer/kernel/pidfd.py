@@ -31,6 +31,11 @@ def _syscall(number: int, *args: int) -> int:
     return result
 
 
+def open_raw(pid: int) -> int:
+    """A pidfd of the process that has `pid` now, to be closed. Raises OSError."""
+    return _syscall(_SYS_PIDFD_OPEN, pid, 0)
+
+
 class Pidfd:
     """An open pidfd of a living process. Close it, or use it in a `with` statement."""
 

@@ -47,7 +47,10 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`subject` names the thing for people; `evidence` what was read and from where. All text printable."""
+    """`subject` names the thing for people; `evidence` what was read and from where. All text printable.
+
+    `transient`: of a refusal, that it can pass by itself; a later look may find it gone.
+    """
 
     rule: str
     subject: str
@@ -58,6 +61,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     doc: str = ""
     ino: int = 0
     holders: tuple[Holder, ...] = ()
+    transient: bool = False
 
     @property
     def refuses(self) -> bool:

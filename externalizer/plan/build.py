@@ -170,6 +170,7 @@ def _socket_finding(
         doc=judgement.rule.doc,
         ino=facts.socket.ino,
         holders=holders,
+        transient=judgement.rule.transient,
     )
 
 

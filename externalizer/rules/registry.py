@@ -15,7 +15,8 @@ Facts = TypeVar("Facts")
 class Rule(Generic[Facts]):
     """`judge` returns the reason, a sentence without full stop, where the rule matches, else None.
 
-    `remedy` says what the user can do; the rule's page is docs/rules.md#ID.
+    `remedy` says what the user can do; the rule's page is docs/rules.md#ID. `transient`: what it refuses the
+    processes themselves end at any moment, for example by reading a queue.
     """
 
     id: str
@@ -23,6 +24,7 @@ class Rule(Generic[Facts]):
     action: Action
     verdict: Verdict
     remedy: str = ""
+    transient: bool = False
 
     @property
     def doc(self) -> str:

@@ -289,12 +289,14 @@ _IMPOSSIBLE: tuple[Rule[SocketFacts], ...] = (
          "run as root of the initial user namespace, or close the socket"),
     Rule("unix-foreign-netns", _foreign_netns, Action.REFUSE, Verdict.REFUSED,
          "close the connection before the dump"),
-    Rule("unix-unaccepted-data", _unaccepted_with_data, Action.REFUSE, Verdict.REFUSED, _RETRY),
-    Rule("unix-credentials-queued", _credentials_queued, Action.REFUSE, Verdict.REFUSED, _READ),
+    Rule("unix-unaccepted-data", _unaccepted_with_data, Action.REFUSE, Verdict.REFUSED, _RETRY,
+         transient=True),
+    Rule("unix-credentials-queued", _credentials_queued, Action.REFUSE, Verdict.REFUSED, _READ,
+         transient=True),
     Rule("unix-signal-owner", _signal_owner, Action.REFUSE, Verdict.REFUSED,
          "have a process of the tree own it, or nobody"),
 )  # fmt: skip
-_EMPTY = Rule("unix-empty-record", _empty_record, Action.REFUSE, Verdict.REFUSED, _READ)
+_EMPTY = Rule("unix-empty-record", _empty_record, Action.REFUSE, Verdict.REFUSED, _READ, transient=True)
 _DGRAM = Rule("unix-dgram", _dgram_named, Action.DATAGRAM, Verdict.HANDLED)
 _UNREACHABLE: tuple[Rule[SocketFacts], ...] = (
     Rule("unix-no-target", _no_target, Action.REFUSE, Verdict.REFUSED,
@@ -330,7 +332,7 @@ WANTED: dict[Want, tuple[Rule[SocketFacts], ...]] = {
     Want.KEEP: (
         *_IMPOSSIBLE,
         Rule("unix-keep-in-flight", _in_flight, Action.REFUSE, Verdict.REFUSED,
-             "let the program receive it, then try again"),
+             "let the program receive it, then try again", transient=True),
         Rule("unix-keep-receiver", _keep_receiver, Action.REFUSE, Verdict.REFUSED,
              "--hangup it, or close the socket that sends to it"),
         Rule("unix-keep", _keep, Action.KEEP, Verdict.HANDLED),
@@ -346,7 +348,8 @@ WANTED: dict[Want, tuple[Rule[SocketFacts], ...]] = {
         _DGRAM,
         Rule("unix-reconnect-nameless", _reconnect_nameless, Action.REFUSE, Verdict.REFUSED, _NO_SESSION),
         Rule("unix-reconnect-server", _reconnect_server, Action.REFUSE, Verdict.REFUSED, _NO_SESSION),
-        Rule("unix-reconnect-unread", _reconnect_unread, Action.REFUSE, Verdict.REFUSED, _READ),
+        Rule("unix-reconnect-unread", _reconnect_unread, Action.REFUSE, Verdict.REFUSED, _READ,
+             transient=True),
         Rule("unix-reconnect-half-shut", _reconnect_half_shut, Action.REFUSE, Verdict.REFUSED, _NO_SESSION),
         *_UNREACHABLE,
         Rule("unix-policy-reconnect-lossy", _policy_reconnect_lossy, Action.RECONNECT, Verdict.SILENT_LOSS),

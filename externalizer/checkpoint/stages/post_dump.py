@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from externalizer.checkpoint import abstract, boundaries, inflight, installation, keeping, registry
+from externalizer.checkpoint import abstract, boundaries, inflight, installation, keeping, registry, wanted
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.recording import Recorder
@@ -20,8 +20,8 @@ from externalizer.checkpoint.stages.pre_dump import refuse
 from externalizer.checkpoint.survey import survey
 from externalizer.checkpoint.targets import with_owners
 from externalizer.checkpoint.wishes import policy_of
+from externalizer.criu import cgroupimage, unixedit, userns
 from externalizer.criu import images as criu_images
-from externalizer.criu import unixedit, userns
 from externalizer.criu.messages import USK_CALLBACK
 from externalizer.criu.queues import QueuesImage
 from externalizer.errors import Refused
@@ -52,7 +52,8 @@ def _complete(pid: int, images: int) -> None:
     policy = policy_of(registry.find(TaskKey(pid, procfs.starttime(pid))))
     files = criu_images.FilesImage(images)
     queues = QueuesImage(images)
-    plan = inflight.settle(survey(pid, installation.paths(), policy), files, queues.packets, criu_key().pid)
+    found = survey(pid, installation.paths(), policy, stopped=True)
+    plan = inflight.settle(found, files, queues.packets, criu_key().pid)
     refuse(plan)
     plan = with_owners(plan)
     planned = {socket.ino: socket for socket in plan.sockets}
@@ -73,9 +74,11 @@ def _complete(pid: int, images: int) -> None:
     problems = unixedit.lint(files, queues.packets, known)
     if problems:
         raise Refused("criu could not restore these images rightly: " + "; ".join(problems),
-                      hint="dump again; if it persists, please report it")  # fmt: skip
+                      hint="dump again; if it persists, please report it", transient=True)  # fmt: skip
     files.save()
     queues.save()
+    if wanted.FROZEN in os.environ:
+        cgroupimage.thaw(images)
     safefs.write_file(images, RESTORE_FILE, pack_restore(records))
     userns.share(images)
     kept = keeping.hand_over(plan, criu_key(), images)
@@ -131,6 +134,7 @@ def _queues_as_planned(files: criu_images.FilesImage, packets: Sequence[Any], pl
                 f"unix socket {socket.ino} has {socket.queued} unread bytes, of which criu saved {saved}",
                 why="its peer wrote while the tree was dumped, or a record without bytes is queued",
                 hint="dump again; if it persists, let the program read its queue first",
+                transient=True,
             )
 
 
@@ -140,12 +144,16 @@ def _all_decided(files: criu_images.FilesImage, plan: Plan, seen: dict[int, Seen
     for usk in files.own_sockets():
         if usk.uflags & USK_CALLBACK and usk.ino not in planned:
             raise Refused(
-                f"unix socket {usk.ino} has its other end outside, but no descriptor of the tree holds it",
-                why="it is queued in another socket, and what it is connected to can't be read",
-                hint="let the program receive it, then dump again",
+                f"unix socket {usk.ino} has its other end outside, but no descriptor of the tree holds it, "
+                "or its peer has closed meanwhile",
+                why="it is queued in another socket, and what it is connected to can't be read; or the "
+                "images say that it is connected, and it no longer is",
+                hint="dump again; if it persists, let the program receive it first",
+                transient=True,
             )
         if usk.uflags & USK_CALLBACK and usk.ino not in seen:
             raise Refused(f"unix socket {usk.ino} was accepted by another plugin than externalizer's")
     missing = planned - {usk.ino for usk in files.own_sockets()}
     if missing:
-        raise Refused(f"unix sockets {sorted(missing)} of the tree are not in the images", hint="dump again")
+        raise Refused(f"unix sockets {sorted(missing)} of the tree are not in the images", hint="dump again",
+                      transient=True)  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from externalizer.checkpoint import identity, installation, keeping, registry
+from externalizer.checkpoint import identity, installation, keeping, registry, wanted
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.survey import survey
@@ -31,7 +31,8 @@ def run(pid: int, images: int) -> None:
     target = TaskKey(pid, procfs.starttime(pid))
     identity.check(target, criu, os.environ)
     registered = registry.find(target)
-    plan = survey(pid, installation.paths(), policy_of(registered))
+    stopped = wanted.FROZEN in os.environ
+    plan = survey(pid, installation.paths(), policy_of(registered), stopped=stopped)
     refuse(plan)
     if registered is None:
         say(f"no plan is registered for pid {pid}: planned now")
@@ -52,7 +53,9 @@ def refuse(plan: Plan) -> None:
         return
     reasons = "; ".join(f"{one.subject}: {one.evidence} [{one.rule}]" for one in plan.refusals)
     raise Refused(
-        f"{len(plan.refusals)} obstacles: {reasons}", hint=f"`externalize {plan.target.pid}` explains"
+        f"{len(plan.refusals)} obstacles: {reasons}",
+        hint=f"`externalize {plan.target.pid}` explains",
+        transient=all(one.transient for one in plan.refusals),
     )
 
 
@@ -90,6 +93,7 @@ def _mounts_as_planned(registered: Plan, now: Plan) -> None:
             f"mounts from outside appeared since the plan was made: {', '.join(new)}",
             why="dump.conf does not mark them",
             hint=f"run `externalize {now.target.pid}` again",
+            transient=True,
         )
 
 
