@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -10,10 +11,13 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from puppets import PATIENCE, alive, state
+from puppets import PATIENCE, adopt_orphans, alive, state, wait_gone
+from support import compile_program
 from victims import children, status
 
 _REQUEST = struct.Struct("=IIQ")  # struct request of churn.c
@@ -31,6 +35,7 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._stop, stopped = os.pipe()
         self._listener = socket.socket(socket.AF_UNIX)
+        name.unlink(missing_ok=True)
         self._listener.bind(str(name))
         self._listener.listen(64)
         self._listener.setblocking(False)
@@ -83,10 +88,8 @@ class Server:
             self.wrong.append(f"thread {thread} asks for {number} after {last}")
         self._last[thread] = number
         self.served += 1
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next recv tells
             connection.sendall(raw + (b"more" * 16 if flags & _LEAVES_MORE else b""))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the next recv tells
 
 
 class Thread(NamedTuple):
@@ -103,6 +106,7 @@ class Churn:
 
     def __init__(self, program: Path, directory: Path, server: Path, threads: int = 4) -> None:
         self._state = directory / "state"
+        self._state.unlink(missing_ok=True)
         process = subprocess.Popen(
             [program, self._state, server, str(threads)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -118,6 +122,10 @@ class Churn:
         if len(raw) < self._count * _STATE.size:
             return []
         return [Thread._make(one) for one in _STATE.iter_unpack(raw)]
+
+    def hung_up(self) -> int:
+        """How many connections ended before they were answered."""
+        return sum(thread.hung_up for thread in self.threads())
 
     def goes_on(self) -> None:
         """Wait until each thread has done further requests, and nothing wrong."""
@@ -139,21 +147,35 @@ class Churn:
             assert status(tid, "TracerPid") == "0"
             assert status(tid, "SigBlk") == "0" * 16
         self.goes_on()
-        assert set(children(os.getpid())) <= {self.pid}
+        assert set(children(os.getpid())) == {self.pid}
 
     def reap(self) -> None:
         """Wait for the end of the process, for example after a dump: then its pid is free."""
+        wait_gone(self.pid)
         if self._process is not None:
-            self._process.wait(timeout=PATIENCE)
+            self._process.poll()
             self._process = None
-        else:
-            os.waitpid(self.pid, 0)
 
     def end(self) -> None:
         """End it by its own id, if it still runs."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        elif self._process is None and alive(self.pid):
+        if alive(self.pid):
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self.reap()
+
+
+@contextmanager
+def churning(place: Path, build: Path, threads: int = 4) -> Iterator[Churn]:
+    """The program and its server, both ended at the end; the server must have seen nothing wrong."""
+    adopt_orphans()
+    program = compile_program("churn.c", build / "churn", "-pthread")
+    server = Server(place / "server.sock")
+    try:
+        churn = Churn(program, place, place / "server.sock", threads)
+        try:
+            yield churn
+        finally:
+            churn.end()
+        assert not server.wrong, server.wrong
+        assert server.served
+    finally:
+        server.close()

@@ -43,6 +43,10 @@ class Started:
         """What it has printed on stdout until now."""
         return self._out.read_text()
 
+    def complained(self) -> str:
+        """What it has printed on stderr until now."""
+        return self._err.read_text()
+
     def finish(self) -> Ran:
         """Wait for its end."""
         code = self._process.wait(timeout=90)

@@ -7,7 +7,16 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from externalizer.checkpoint import attempts, freeze, identity, installation, registry, runfile, survey
+from externalizer.checkpoint import (
+    attempts,
+    freeze,
+    identity,
+    installation,
+    ownfreezer,
+    registry,
+    runfile,
+    survey,
+)
 from externalizer.checkpoint.artifacts import PLAN_FILE, stored_plan
 from externalizer.checkpoint.outcome import explained
 from externalizer.checkpoint.progress import following
@@ -77,19 +86,18 @@ class _Dump:
     def attempt(self) -> Plan:
         """One attempt, whole. Raises as `dump`."""
         plan = self._plan(stopped=False)  # before anything is made or stopped
-        dirfd = open_private_directory(self._images, create=True)
-        try:
+        with contextlib.ExitStack() as stack:
+            freezer = stack.enter_context(ownfreezer.find(self._target)) if self._options.freeze else None
+            dirfd = open_private_directory(self._images, create=True)
+            stack.callback(os.close, dirfd)
             _check_unused(dirfd, self._images)
             self._leftovers.remove(dirfd)
-            if not self._options.freeze:
-                self._run(dirfd, plan, freeze.Frozen())
-                return plan
-            with freeze.frozen(self._target) as still:
+            still = freeze.Frozen()
+            if freezer is not None:
+                still = stack.enter_context(freeze.frozen(freezer, self._target))
                 plan = self._plan(stopped=True)
-                self._run(dirfd, plan, still)
-            return plan
-        finally:
-            os.close(dirfd)
+            self._run(dirfd, plan, still)
+        return plan
 
     def _plan(self, *, stopped: bool) -> Plan:
         installed = installation.paths(self._criu)
@@ -259,7 +267,9 @@ def _failure(dirfd: int, images: bytes, plan: Plan, status: int, secret: str) ->
     safe = "the process has ended"
     if _exists(dirfd, PLAN_FILE):
         safe += f"; its images are complete, `externalize restore -D {shell_word(images)}` brings it back"
-    return explained("criu dump", status, told, log, CriuFailed, safe=safe)
+    error = explained("criu dump", status, told, log, CriuFailed, safe=safe)
+    error.transient = False  # there is nothing left that another attempt could dump
+    return error
 
 
 def _forget(dirfd: int, *names: str) -> None:

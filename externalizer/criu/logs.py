@@ -114,6 +114,11 @@ CATALOGUE = (
         transient=True,
     ),
     Known(
+        r"invalid cgroup configuration, .* is not a suffix of",
+        "criu is in another cgroup namespace than the tree, and dumps nothing from there",
+        "run it in the cgroup namespace of the tree, or in the one above it",
+    ),
+    Known(
         r"Corrupted plugin|Unable to load .*\.so",
         "criu can't load a plugin",
         "run `externalize version`: it says which plugin directory is used",

@@ -1,61 +1,123 @@
-import collections
+"""A program that opens and closes connections every 5 ms: each dump restores rightly or is refused."""
+
+from __future__ import annotations
+
 import shutil
-import time
+from collections import Counter
+from pathlib import Path
 
-from churning import Churn, Server
-from puppets import Checkpoint, adopt_orphans, externalize
-from support import compile_program
+import pytest
+from cgroups import KINDS, Cgroup, cgroup
+from churning import Churn, churning
+from puppets import Checkpoint, Ran, alive, externalize
+
+pytestmark = [pytest.mark.criu, pytest.mark.matrix, pytest.mark.timeout(1800)]
+
+THREADS = 4
+MANY = 24  # more than any look at the running tree can catch standing still
 
 
-def test_exp(criu_binary, place, build_directory):
-    adopt_orphans()
-    program = compile_program("churn.c", build_directory / "churn", "-pthread")
-    server = Server(place / "server.sock")
-    churn = Churn(program, place, place / "server.sock", 24)
-    counts = collections.Counter()
-    reasons = []
-    for i in range(60):
-        d = place / f"try{i}"
-        d.mkdir()
-        cp = Checkpoint(criu_binary, d)
-        t = time.monotonic()
-        planned = externalize(churn.pid, "-o", d / "plan")
-        t1 = time.monotonic()
-        if planned.code:
-            counts["plan"] += 1
-            reasons.append(("plan", planned.code, planned.out[-2000:], planned.err))
-            churn.unharmed()
-            continue
-        cp.images.mkdir(mode=0o700)
-        dumped = cp._criu("dump", "-t", str(churn.pid), "-o", "dump.log", "--config", d / "plan/dump.conf")
-        t2 = time.monotonic()
-        if dumped.code:
-            counts["dump"] += 1
-            reasons.append(
-                ("dump", dumped.code, [l for l in dumped.err.splitlines() if "refused" in l or "Error" in l])
-            )
-            churn.unharmed()
-            continue
-        churn.reap()
-        before = churn.threads()
-        r = cp.plain_restore()
-        t3 = time.monotonic()
-        assert r.code == 0, r.err[-5000:]
-        churn.goes_on()
-        assert not server.wrong, server.wrong
-        counts["ok"] += 1
-        print(
-            i,
-            round(t1 - t, 2),
-            round(t2 - t1, 2),
-            round(t3 - t2, 2),
-            [l for l in dumped.err.splitlines() if "external sockets" in l],
-            sum(t.done for t in churn.threads()),
-            sum(t.hung_up for t in churn.threads()),
-        )
-        shutil.rmtree(d)
-    print(counts)
-    for r in reasons:
-        print(r)
-    churn.end()
-    server.close()
+@pytest.fixture
+def rounds(full_size: bool) -> int:
+    return 100 if full_size else 8
+
+
+@pytest.fixture
+def sizes(full_size: bool) -> tuple[int, ...]:
+    """How many threads open and close connections; CI's few rounds are spent on the harder case."""
+    return (THREADS, MANY) if full_size else (MANY,)
+
+
+def tried(place: Path, criu: str, number: int) -> Checkpoint:
+    directory = place / f"try{number}"
+    directory.mkdir()
+    return Checkpoint(criu, directory)
+
+
+def restored(churn: Churn, done: Ran) -> None:
+    assert done.code == 0, done
+    churn.goes_on()
+
+
+def plain(churn: Churn, checkpoint: Checkpoint) -> str:
+    """Once `externalize PID`, criu dump, criu restore; says who refused, or "restored"."""
+    plan = checkpoint.images.parent / "plan"
+    planned = externalize(churn.pid, "-o", plan)
+    if planned.code:
+        assert planned.code == 7, planned
+        churn.unharmed()
+        return "refused by the plan"
+    checkpoint.images.mkdir(mode=0o700)
+    dumped = checkpoint._criu("dump", "-t", str(churn.pid), "-o", "dump.log", "--config", plan / "dump.conf")
+    if dumped.code:
+        assert alive(churn.pid), dumped.err[-5000:]
+        churn.unharmed()
+        return "refused by the hook" if "externalizer: refused" in dumped.err else "refused by criu"
+    churn.reap()
+    restored(churn, checkpoint.plain_restore())
+    return "restored"
+
+
+def test_a_plain_dump_restores_rightly_or_is_refused(
+    place: Path, build_directory: Path, criu_binary: str, rounds: int, sizes: tuple[int, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for threads in sizes:
+        came: Counter[str] = Counter()
+        with churning(place, build_directory, threads) as churn:
+            for number in range(rounds):
+                checkpoint = tried(place, criu_binary, number)
+                came[plain(churn, checkpoint)] += 1
+                shutil.rmtree(checkpoint.images.parent)
+            hung_up = churn.hung_up()
+        with capsys.disabled():
+            print(f"\n{threads} threads, {rounds} plain dumps: {dict(came)}; {hung_up} requests repeated")
+        assert came["restored"]
+
+
+def dump_and_restore(churn: Churn, checkpoint: Checkpoint, *words: str) -> int:
+    """Once through the wrapper, which must succeed; returns how many retries it took."""
+    dumped = externalize("dump", churn.pid, "-D", checkpoint.images, *words)
+    assert dumped.code == 0, (dumped, checkpoint.log("dump.log")[-4000:])
+    churn.reap()
+    restored(churn, checkpoint.restore())
+    return dumped.err.count("this can pass")
+
+
+def test_each_dump_by_the_wrapper_succeeds(
+    place: Path, build_directory: Path, criu_binary: str, rounds: int, sizes: tuple[int, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for threads in sizes:
+        retries: Counter[int] = Counter()
+        with churning(place, build_directory, threads) as churn:
+            for number in range(rounds):
+                checkpoint = tried(place, criu_binary, number)
+                retries[dump_and_restore(churn, checkpoint)] += 1
+                shutil.rmtree(checkpoint.images.parent)
+        with capsys.disabled():
+            by_retries = dict(sorted(retries.items()))
+            print(f"\n{threads} threads, {rounds} dumps by the wrapper, by retries: {by_retries}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_tree_needs_no_retry(
+    place: Path, build_directory: Path, criu_binary: str, rounds: int, kind: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    retries = 0
+    with cgroup(kind) as own, churning(place, build_directory, MANY) as churn:
+        own.take(churn.pid)
+        for number in range(rounds):
+            checkpoint = tried(place, criu_binary, number)
+            retries += dump_and_restore(churn, checkpoint, "--freeze")
+            assert is_in(churn, own)
+            shutil.rmtree(checkpoint.images.parent)
+    with capsys.disabled():
+        print(f"\n{kind}: {rounds} dumps of the frozen tree, {retries} retries")
+    assert retries == 0
+
+
+def is_in(churn: Churn, own: Cgroup) -> bool:
+    """criu restores the cgroup, too; it must not stay frozen."""
+    return own.pids() == [churn.pid] and not own.asked() and not own.frozen()

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -50,6 +51,37 @@ int openat64(int dirfd, const char *path, int flags, ...)
 }
 
 int openat(int dirfd, const char *path, int flags, ...) __attribute__((alias("openat64")));
+
+int open64(const char *path, int flags, ...)
+{
+	static int (*next)(const char *, int, ...);
+	mode_t mode = 0;
+	va_list args;
+
+	if (flags & O_CREAT) {
+		va_start(args, flags);
+		mode = va_arg(args, mode_t);
+		va_end(args);
+	}
+	if (!next)
+		next = (int (*)(const char *, int, ...))dlsym(RTLD_NEXT, "open64");
+	consider(path);
+	return next(path, flags, mode);
+}
+
+int open(const char *path, int flags, ...) __attribute__((alias("open64")));
+
+FILE *fopen64(const char *path, const char *mode)
+{
+	static FILE *(*next)(const char *, const char *);
+
+	if (!next)
+		next = (FILE *(*)(const char *, const char *))dlsym(RTLD_NEXT, "fopen64");
+	consider(path);
+	return next(path, mode);
+}
+
+FILE *fopen(const char *path, const char *mode) __attribute__((alias("fopen64")));
 
 long ptrace(enum __ptrace_request request, ...)
 {
