@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 
 from externalizer.errors import FreezeFailed, TargetGone
 from externalizer.kernel import procfs
@@ -93,11 +94,11 @@ def _opened(kind: Kind, path: bytes, shown: bytes) -> Freezer | None:
 
 def _below(path: bytes, root: bytes) -> bytes | None:
     """The rest of `path` below the root of a mount; both are relative to our cgroup namespace."""
-    if root == b"/":
-        return None if path.startswith(b"/..") else path
-    if path == root or path.startswith(root + b"/"):
-        return path[len(root) :]
-    return None
+    prefix = b"" if root == b"/" else root
+    if path != root and not path.startswith(prefix + b"/"):
+        return None
+    below = path[len(prefix) :]
+    return None if below.startswith(b"/../") or below == b"/.." else below
 
 
 def _common(kind: Kind, snapshot: Snapshot) -> bytes:
@@ -109,17 +110,16 @@ def _common(kind: Kind, snapshot: Snapshot) -> bytes:
                 paths.add(_path(kind, procfs.read(task.key.pid, "cgroup")))
     if not paths:
         raise TargetGone(f"process {snapshot.root.pid} ended meanwhile")
-    common = b"/".join(_same([path.split(b"/") for path in paths]))
-    return common or b"/"
+    return _above(paths)
 
 
-def _same(paths: list[list[bytes]]) -> list[bytes]:
+def _above(paths: Iterable[bytes]) -> bytes:
     parts = []
-    for together in zip(*paths, strict=False):
+    for together in zip(*(path.split(b"/") for path in paths), strict=False):
         if len(set(together)) > 1:
             break
         parts.append(together[0])
-    return parts
+    return b"/".join(parts) or b"/"
 
 
 def _path(kind: Kind, table: bytes) -> bytes:
