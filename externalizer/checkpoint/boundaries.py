@@ -49,6 +49,7 @@ def _check_places(one: SocketPlan, packets: list[Any], root: int) -> None:
             f"unix socket {one.ino} has queued descriptors, and unread bytes that may be of messages before",
             why="criu joins them: the descriptors would come too early, and may be lost",
             hint="let the program read its queue, then dump again",
+            transient=True,
         )
 
 
@@ -77,4 +78,5 @@ def _check_lengths(one: SocketPlan, longest: int) -> None:
             f"unix socket {one.ino} has a queued message with descriptors and {longest} bytes or more",
             why="criu reads no more at once, and would find the same descriptors again behind them",
             hint="let the program read its queue, then dump again",
+            transient=True,
         )

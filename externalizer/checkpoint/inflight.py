@@ -38,6 +38,7 @@ def settle(plan: Plan, files: FilesImage, packets: Sequence[Any], criu: int) -> 
                 f"unix socket {usk.ino} has its other end outside, but no descriptor of the tree holds it",
                 why="it is queued in another socket, and what it is connected to can't be read",
                 hint="let the program receive it, then dump again",
+                transient=True,
             )
     inside = {usk.ino for usk in files.own_sockets() if usk.peer in ours} & planned
     if not inside:
@@ -58,4 +59,5 @@ def _none_held_outside(in_flight: frozenset[int], root: int, criu: int) -> None:
             f"{', '.join(holders)}",
             why="after the restore they would no longer share it",
             hint="close it there, or let the program receive it, then dump again",
+            transient=True,
         )

@@ -98,6 +98,7 @@ def edit_queues(images: int, files: FilesImage, queues: QueuesImage, plan: Plan)
                     f"unix socket {ids[packet.id_for]} can't be kept: {problem}",
                     why="after the restore the tree and that queue would have different ones",
                     hint="let the program receive it, or --hangup the socket",
+                    transient=True,
                 )
     queues.drop(ids)
 

@@ -144,11 +144,9 @@ def _all_decided(files: criu_images.FilesImage, plan: Plan, seen: dict[int, Seen
     for usk in files.own_sockets():
         if usk.uflags & USK_CALLBACK and usk.ino not in planned:
             raise Refused(
-                f"unix socket {usk.ino} has its other end outside, but no descriptor of the tree holds it, "
-                "or its peer has closed meanwhile",
-                why="it is queued in another socket, and what it is connected to can't be read; or the "
-                "images say that it is connected, and it no longer is",
-                hint="dump again; if it persists, let the program receive it first",
+                f"the peer of unix socket {usk.ino} has closed during the dump",
+                why="the images say that it is connected",
+                hint="dump again",
                 transient=True,
             )
         if usk.uflags & USK_CALLBACK and usk.ino not in seen:
