@@ -268,7 +268,7 @@ def test_a_hook_that_hangs_is_a_veto(client: Client, checkpoint: Checkpoint, pla
     """Plain criu, whose --timeout does not bound a script. The hook's Python is stopped at this stage."""
     assert externalize(client.puppet.pid, "-o", place / "plan").code == 0
     conf = place / "plan" / "dump.conf"
-    use_hook(conf, hook_copy(place, "-DDEADLINE_MS=500"))
+    use_hook(conf, hook_copy(place, "-DDEADLINE_MS=3000"))
     checkpoint.images.mkdir(mode=0o700)
     criu = PlainDump(checkpoint, client.puppet, conf)
     _, python = hook_of(criu.pid, stage)
