@@ -23,6 +23,8 @@ def own(request: pytest.FixtureRequest, puppet: Puppet) -> Iterator[Cgroup]:
     with cgroup(request.param) as made:
         made.take(puppet.pid)
         yield made
+        if made.path.exists():
+            made.thaw()  # whatever failed: in cgroup v1 a frozen process can't be killed
         puppet.end()
 
 
@@ -168,7 +170,7 @@ class TestTheHookRefusesAtPreDump:
         (place / "go").touch()
         done = command.finish()
         assert done.code == 7, done
-        assert "messages with credentials" in done.err
+        assert "messages with control data" in done.err
         assert "pages-1.img" not in os.listdir(place / "images")
         assert is_thawed(own)
         assert puppet.ask("_ = c.recv(5)") == b"x"

@@ -18,11 +18,6 @@ MANY = 24  # more than any look at the running tree can catch standing still
 
 
 @pytest.fixture
-def rounds(full_size: bool) -> int:
-    return 100 if full_size else 8
-
-
-@pytest.fixture
 def sizes(full_size: bool) -> tuple[int, ...]:
     """How many threads open and close connections; CI's few rounds are spent on the harder case."""
     return (THREADS, MANY) if full_size else (MANY,)
@@ -59,9 +54,10 @@ def plain(churn: Churn, checkpoint: Checkpoint) -> str:
 
 
 def test_a_plain_dump_restores_rightly_or_is_refused(
-    place: Path, build_directory: Path, criu_binary: str, rounds: int, sizes: tuple[int, ...],
+    place: Path, build_directory: Path, criu_binary: str, full_size: bool, sizes: tuple[int, ...],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    rounds = 100 if full_size else 8
     for threads in sizes:
         came: Counter[str] = Counter()
         with churning(place, build_directory, threads) as churn:
@@ -85,9 +81,10 @@ def dump_and_restore(churn: Churn, checkpoint: Checkpoint, *words: str) -> int:
 
 
 def test_each_dump_by_the_wrapper_succeeds(
-    place: Path, build_directory: Path, criu_binary: str, rounds: int, sizes: tuple[int, ...],
+    place: Path, build_directory: Path, criu_binary: str, full_size: bool, sizes: tuple[int, ...],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    rounds = 100 if full_size else 5
     for threads in sizes:
         retries: Counter[int] = Counter()
         with churning(place, build_directory, threads) as churn:
@@ -102,10 +99,10 @@ def test_each_dump_by_the_wrapper_succeeds(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_frozen_tree_needs_no_retry(
-    place: Path, build_directory: Path, criu_binary: str, rounds: int, kind: str,
+    place: Path, build_directory: Path, criu_binary: str, full_size: bool, kind: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    retries = 0
+    rounds, retries = 100 if full_size else 3, 0
     with cgroup(kind) as own, churning(place, build_directory, MANY) as churn:
         own.take(churn.pid)
         for number in range(rounds):

@@ -58,7 +58,7 @@ def test_a_dump_succeeds_as_soon_as_it_can(reader: Reader, checkpoint: Checkpoin
     done = command.finish()
     assert done.code == 0, done
     first = done.err.splitlines()[0]
-    assert "unread messages with credentials" in first
+    assert "unread messages with control data" in first
     assert first.endswith(PASSES.format(2, 1000))
     reader.puppet.reap()
     assert checkpoint.restore().code == 0
