@@ -27,6 +27,7 @@ from externalizer.scan import native, peers
 from externalizer.scan.listens import Listens
 
 _LOOKS = 4
+_BACKLOG = "unix-backlog"
 
 
 def survey(pid: int, installed: Installed, policy: Policy, *, stopped: bool = False) -> model.Plan:
@@ -34,21 +35,23 @@ def survey(pid: int, installed: Installed, policy: Policy, *, stopped: bool = Fa
 
     A look at a running tree is not of one moment: a socket may be closed between the look at descriptors and
     that at unix_diag, or be written to between two of its facts. So what refuses is looked for again, a few
-    times. A socket that no two looks in a row refuse for the same reason is left out of the plan: the hook
-    judges it when the tree is `stopped`, where whatever the last look refuses is in the plan. Refusals that
-    were not confirmed, or that the processes may end themselves, are marked as transient.
+    times. A socket that not every look refuses for the same reason is left out of the plan: the hook judges
+    it when the tree is `stopped`, where whatever the last look refuses is in the plan. Two looks are enough
+    for what lasts. Refusals that were not confirmed, or that the processes may end themselves, are marked as
+    transient.
     """
-    before: frozenset[_Identity] = frozenset()
-    for look in range(1, _LOOKS + 1):
+    plan = plan_of(native.scan(pid), installed, policy)
+    confirmed = frozenset(map(_identity, plan.refusals))
+    for _ in range(_LOOKS - 1):
+        if not plan.refusals:
+            return plan
         plan = plan_of(native.scan(pid), installed, policy)
         refused = {_identity(one): one for one in plan.refusals}
-        confirmed = before & refused.keys()
-        if not refused or any(not refused[one].transient for one in confirmed):
+        confirmed &= refused.keys()
+        lasts = any(not refused[one].transient for one in confirmed)
+        if lasts or not (confirmed or stopped):
             break
-        if look > 1 and not confirmed and not stopped:
-            break
-        before = frozenset(refused)
-    return _only_confirmed(plan, confirmed, stopped) if refused else plan
+    return _only_confirmed(plan, confirmed, stopped)
 
 
 _Identity = tuple[str, str]
@@ -197,6 +200,22 @@ def _own_credentials(snapshot: Snapshot, sock: UnixSocket, creator: int | None) 
     return held if held.uid == creator else None
 
 
+def listeners_dumped(plan: model.Plan) -> model.Plan:
+    """The plan after criu has dumped the listeners: clients that came and went since were not in its way.
+
+    They lose what they have sent, as those do that still wait.
+    """
+    findings = tuple(
+        msgspec.structs.replace(one, verdict=Verdict.SILENT_LOSS, transient=False)
+        if one.rule == _BACKLOG and one.refuses
+        else one
+        for one in plan.findings
+    )
+    return (
+        plan if findings == plan.findings else model.sealed(msgspec.structs.replace(plan, findings=findings))
+    )
+
+
 def _backlogs(snapshot: Snapshot) -> Iterator[Finding]:
     """Listeners with outside clients waiting: criu restores them with an empty backlog."""
     for sock in snapshot.unix_sockets():
@@ -223,7 +242,7 @@ def _backlog_finding(
     snapshot: Snapshot, sock: UnixSocket, verdict: Verdict, evidence: str, remedy: str
 ) -> Finding:
     return Finding(
-        rule="unix-backlog",
+        rule=_BACKLOG,
         subject=f"listening unix socket {sock.ino} at {printable(sock.name)}",
         place=Place.SHARED,
         verdict=verdict,

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from cgroups import KINDS, Cgroup, cgroup
 from churning import Churn, churning
-from puppets import Checkpoint, Ran, alive, externalize
+from puppets import Checkpoint, Puppet, Ran, alive, externalize
+from victims import wait_for
 
 pytestmark = [pytest.mark.criu, pytest.mark.matrix, pytest.mark.timeout(1800)]
 
@@ -118,3 +123,55 @@ def test_a_frozen_tree_needs_no_retry(
 def is_in(churn: Churn, own: Cgroup) -> bool:
     """criu restores the cgroup, too; it must not stay frozen."""
     return own.pids() == [churn.pid] and not own.asked() and not own.frozen()
+
+
+def test_a_server_whose_clients_come_and_leave_at_once_is_dumped_in_the_end(
+    puppet: Puppet, place: Path, criu_binary: str, full_size: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """criu refuses while one waits that has closed again, and with so many one often does."""
+    rounds, retries = 20 if full_size else 2, 0
+    with coming_and_leaving(puppet, place / "puppet" / "own.sock"):
+        for number in range(rounds):
+            checkpoint = tried(place, criu_binary, number)
+            dumped = externalize("dump", puppet.pid, "-D", checkpoint.images, "--retries", "100")
+            assert dumped.code == 0, dumped
+            retries += dumped.err.count("this can pass")
+            puppet.reap()
+            assert checkpoint.restore().code == 0
+            served(puppet, puppet.ask("_ = served[0]"))
+    with capsys.disabled():
+        print(f"\na busy server: {rounds} dumps by the wrapper, {retries} retries")
+
+
+@contextmanager
+def coming_and_leaving(puppet: Puppet, name: Path) -> Iterator[None]:
+    """The puppet is a server; clients outside connect, write and close, and wait for nothing."""
+    puppet.ask(f"s = socket.socket(socket.AF_UNIX); s.bind({str(name)!r}); s.listen(64); served = [0]")
+    puppet.ask("serve = lambda c: (c.recv(10), c.close(), served.__setitem__(0, served[0] + 1))")
+    puppet.ask("loop = lambda: [serve(s.accept()[0]) for _ in iter(int, 1)]")
+    puppet.ask("threading.Thread(target=loop, daemon=True).start()")
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.wait(0.005):
+            # While there is no server, and when its queue is full.
+            with socket.socket(socket.AF_UNIX) as one, suppress(OSError):
+                one.settimeout(1)
+                one.connect(str(name))
+                one.send(b"hello")
+
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        served(puppet, 0)
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def served(puppet: Puppet, before: int) -> None:
+    """Wait until it has served more clients."""
+    wait_for(lambda: int(puppet.ask("_ = served[0]") > before))

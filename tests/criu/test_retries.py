@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from puppets import Checkpoint, Puppet, accept, listening
+from puppets import PATIENCE, Checkpoint, Puppet, accept, listening
 from refusals import run
 from victims import Health, Holdable, Started, held, wait_for
 
@@ -185,3 +185,28 @@ class TestThePeerWritesDuringTheDump:
         assert done.err.endswith("2 attempts were made\n")
         health.check()
         assert puppet.ask("_ = c.recv(10)") == b"xx"
+
+
+def test_clients_that_come_and_go_while_the_tree_is_stopped_are_not_in_the_way(
+    puppet: Puppet, checkpoint: Checkpoint, place: Path, criu_binary: str, build_directory: Path
+) -> None:
+    """criu refuses those that had closed when it looked at the listener, which it has done by then."""
+    name = str(place / "puppet" / "own.sock")
+    puppet.ask(f"s = socket.socket(socket.AF_UNIX); s.bind({name!r}); s.listen(8); s.settimeout(20)")
+    criu = Holdable(criu_binary, place, build_directory).at("inventory.img")
+    words = ("dump", puppet.pid, "-D", checkpoint.images, "--retries", "0")
+    command = Started(place, *words, criu=criu)
+    one = held(command.pid)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(name)
+        client.send(b"never read")
+    os.kill(one, signal.SIGCONT)
+    done = command.finish()
+    assert done.code == 0, done
+    puppet.reap()
+    assert checkpoint.restore().code == 0
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(name)
+        client.send(b"read")
+        assert puppet.ask("a, _ = s.accept(); _ = a.recv(20)") == b"read"

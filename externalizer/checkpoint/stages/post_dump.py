@@ -17,7 +17,7 @@ from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.recording import Recorder
 from externalizer.checkpoint.stages.pre_dump import refuse
-from externalizer.checkpoint.survey import survey
+from externalizer.checkpoint.survey import listeners_dumped, survey
 from externalizer.checkpoint.targets import with_owners
 from externalizer.checkpoint.wishes import policy_of
 from externalizer.criu import cgroupimage, unixedit, userns
@@ -52,7 +52,7 @@ def _complete(pid: int, images: int) -> None:
     policy = policy_of(registry.find(TaskKey(pid, procfs.starttime(pid))))
     files = criu_images.FilesImage(images)
     queues = QueuesImage(images)
-    found = survey(pid, installation.paths(), policy, stopped=True)
+    found = listeners_dumped(survey(pid, installation.paths(), policy, stopped=True))
     plan = inflight.settle(found, files, queues.packets, criu_key().pid)
     refuse(plan)
     plan = with_owners(plan)
