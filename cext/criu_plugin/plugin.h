@@ -11,12 +11,17 @@
 /* Logs through criu's own log; `level` is one of EZ_LOG_X. */
 void ez_log(unsigned int level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+struct ez_place {
+	uint32_t ino;
+	uint32_t offset;
+};
+
 /* A whole file of fixed entries or of restore records, validated; entries point into `data`. */
 struct ez_file {
 	uint8_t *data;
 	size_t size;
 	uint32_t count;
-	uint32_t *index; /* restore file: offsets of the records, in the file's order */
+	struct ez_place *index; /* restore file: where the records are, by inode */
 };
 
 uint32_t ez_crc32(uint32_t crc, const void *data, size_t len);

@@ -63,6 +63,14 @@ static bool record_fits(const uint8_t *data, size_t size, size_t offset, uint32_
 	return target_is_sane(data + offset + sizeof(rec), rec.target_len);
 }
 
+static int by_inode(const void *one, const void *other)
+{
+	uint32_t a = ((const struct ez_place *)one)->ino, b = ((const struct ez_place *)other)->ino;
+
+	return a < b ? -1 : a > b;
+}
+
+/* Sorted: a tree may have thousands of sockets, and criu asks for each. */
 static int index_records(struct ez_file *file)
 {
 	size_t offset = sizeof(struct ez_file_head);
@@ -75,11 +83,14 @@ static int index_records(struct ez_file *file)
 
 		if (!record_fits(file->data, file->size, offset, &len))
 			goto damaged;
-		file->index[i] = (uint32_t)offset;
+		file->index[i].ino = ((const struct ez_restore *)(const void *)(file->data + offset))->ino;
+		file->index[i].offset = (uint32_t)offset;
 		offset += len;
 	}
-	if (offset == file->size)
+	if (offset == file->size) {
+		qsort(file->index, file->count, sizeof(*file->index), by_inode);
 		return 0;
+	}
 damaged:
 	free(file->index);
 	file->index = NULL;
@@ -207,13 +218,10 @@ const struct ez_policy_entry *ez_policy_find(const struct ez_file *file, uint32_
 
 const struct ez_restore *ez_restore_find(const struct ez_file *file, uint32_t ino)
 {
-	for (uint32_t i = 0; i < file->count; i++) {
-		const struct ez_restore *rec = (const void *)(file->data + file->index[i]);
+	const struct ez_place wanted = { .ino = ino }, *place;
 
-		if (rec->ino == ino)
-			return rec;
-	}
-	return NULL;
+	place = bsearch(&wanted, file->index, file->count, sizeof(*file->index), by_inode);
+	return place ? (const void *)(file->data + place->offset) : NULL;
 }
 
 const struct ez_kept *ez_kept_find(const struct ez_file *file, uint32_t ino)

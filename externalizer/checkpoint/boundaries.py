@@ -30,9 +30,10 @@ _HEADER = 32  # what criu takes off the size of the send buffer (dump_sk_queue()
 def check(files: FilesImage, queues: QueuesImage, plan: Plan) -> None:
     """Raise Refused for a hung-up stream whose queued descriptors may have moved, or come twice."""
     ids = {usk.ino: usk.id for usk in files.own_sockets()}
+    by_id = queues.by_id()
     for one in plan.sockets:
         if one.type == "stream" and one.action is Action.HANGUP:
-            packets = [packet for packet in queues.packets if packet.id_for == ids[one.ino]]
+            packets = by_id.get(ids[one.ino], [])
             with_rights = [packet.length for packet in packets if packet.scm]
             if any(length > 1 for length in with_rights):
                 _check_places(one, packets, plan.target.pid)

@@ -33,7 +33,7 @@ def settle(plan: Plan, files: FilesImage, packets: Sequence[Any], criu: int) -> 
     planned = {one.ino for one in plan.sockets}
     for usk in files.own_sockets():
         outside = usk.uflags & USK_CALLBACK or (usk.peer and usk.peer not in ours)
-        if usk.ino in in_flight - planned and outside:
+        if outside and usk.ino in in_flight and usk.ino not in planned:
             raise Refused(
                 f"unix socket {usk.ino} has its other end outside, but no descriptor of the tree holds it",
                 why="it is queued in another socket, and what it is connected to can't be read",

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable
+from types import TracebackType
 
 from externalizer.checkpoint import targets
 from externalizer.checkpoint.hook import say
@@ -29,33 +30,34 @@ def connect_datagrams(tree: Restored, planned: Iterable[SocketPlan]) -> None:
     A receiver that is gone is waited for, or the socket stays unconnected, where its policy says so.
     """
     start = time.monotonic()
-    for one in planned:
-        missing = Missing.of(one.on_missing)
-        with socket.socket(fileno=tree.duplicate(one)) as ours:
-            while True:
-                try:
-                    _connect(ours, one, tree.pid(one))
-                except ReceiverGone as error:
-                    if time.monotonic() < start + missing.wait:
-                        time.sleep(_RETRY_SECONDS)
-                        continue
-                    if not missing.hangup:
-                        raise
-                    say(f"left unconnected, as its policy says: {error.what}")
-                break
+    with _Targets() as opened:
+        for one in planned:
+            missing = Missing.of(one.on_missing)
+            with socket.socket(fileno=tree.duplicate(one)) as ours:
+                while True:
+                    try:
+                        _connect(ours, one, tree.pid(one), opened)
+                    except ReceiverGone as error:
+                        if time.monotonic() < start + missing.wait:
+                            time.sleep(_RETRY_SECONDS)
+                            continue
+                        if not missing.hangup:
+                            raise
+                        say(f"left unconnected, as its policy says: {error.what}")
+                    break
 
 
 class ReceiverGone(RestoreFailed):
     """Nobody receives at the address."""
 
 
-def _connect(ours: socket.socket, planned: SocketPlan, pid: int) -> None:
+def _connect(ours: socket.socket, planned: SocketPlan, pid: int, opened: _Targets) -> None:
     target = to_bytes(planned.target)
     try:
         if target[:1] == b"\0":
             ours.connect(target)  # looked up in the socket's own net namespace, not in ours
         else:
-            _connect_path(ours, planned, pid)
+            opened.connect(ours, planned, pid)
     except OSError as error:
         holder = planned.holders[0]
         gone = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
@@ -67,14 +69,41 @@ def _connect(ours: socket.socket, planned: SocketPlan, pid: int) -> None:
         ) from error
 
 
-def _connect_path(ours: socket.socket, planned: SocketPlan, pid: int) -> None:
-    """Open the socket file in the task's mount namespace, then connect to exactly what was opened."""
+class _Targets:
+    """Socket files that were opened in the tasks' mount namespaces; many sockets of a tree have the same."""
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[object, ...], int] = {}
+        self._spaces: dict[int, int] = {}  # pid -> inode of its mount namespace
+
+    def connect(self, ours: socket.socket, planned: SocketPlan, pid: int) -> None:
+        """Connect to exactly what was opened and compared with the plan. Raises OSError."""
+        if pid not in self._spaces:
+            self._spaces[pid] = namespaces.inode(pid, "mnt")
+        owner = (planned.target_uid, planned.target_gid)
+        file = (planned.target, planned.target_dev, planned.target_ino, planned.mapped)
+        key = (self._spaces[pid], *file, *owner)
+        if key not in self._opened:
+            self._opened[key] = _open(planned, pid)
+        try:
+            ours.connect(f"/proc/self/fd/{self._opened[key]}")
+        except OSError:
+            os.close(self._opened.pop(key))  # another may be there at the next try
+            raise
+
+    def __enter__(self) -> _Targets:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for fd in self._opened.values():
+            os.close(fd)
+
+
+def _open(planned: SocketPlan, pid: int) -> int:
     ns = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fd = namespaces.run_in({"mnt": ns}, lambda: targets.open_same(planned))
+        return namespaces.run_in({"mnt": ns}, lambda: targets.open_same(planned))
     finally:
         os.close(ns)
-    try:
-        ours.connect(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)

@@ -5,8 +5,10 @@ Pids of the outside change at a restore, those inside the tree's pid namespace a
 
 from __future__ import annotations
 
+from types import TracebackType
+
 from externalizer.errors import RestoreFailed
-from externalizer.kernel.pidfd import Pidfd
+from externalizer.kernel.pidfd import Pins
 from externalizer.model.plan import SocketPlan
 from externalizer.model.process import FdRef
 from externalizer.model.snapshot import Snapshot
@@ -15,10 +17,14 @@ from externalizer.scan import native
 
 
 class Restored:
-    """The tree below `root`, as scanned now. Raises as `scan.native.scan`."""
+    """The tree below `root`, as scanned now. Raises as `scan.native.scan`.
+
+    Close it, or use it in a `with` statement.
+    """
 
     def __init__(self, root: int) -> None:
         self._root = root
+        self._pins = Pins()
         self.snapshot: Snapshot
         self.refresh()
 
@@ -26,6 +32,7 @@ class Restored:
         """Scan again: connections that were made since are seen."""
         self.snapshot = native.scan(self._root)
         self._by_vpid = {task.vpid: task for task in self.snapshot.leaders() if not task.gone}
+        self._refs: dict[int, dict[int, FdRef]] = {}  # vpid -> its descriptors by number
 
     def pid(self, planned: SocketPlan) -> int:
         """The live pid of the first holder. Raises RestoreFailed."""
@@ -34,11 +41,12 @@ class Restored:
     def ref(self, planned: SocketPlan) -> FdRef:
         """The live descriptor of the first holder. Raises RestoreFailed."""
         holder = planned.holders[0]
-        task = self._by_vpid.get(holder.vpid)
-        if task is not None:
-            for ref in self.snapshot.fds_of(task.tgid):
-                if ref.fd == holder.fd:
-                    return ref
+        if holder.vpid not in self._refs:
+            task = self._by_vpid.get(holder.vpid)
+            refs = () if task is None else self.snapshot.fds_of(task.tgid)
+            self._refs[holder.vpid] = {ref.fd: ref for ref in refs}
+        if holder.fd in self._refs[holder.vpid]:
+            return self._refs[holder.vpid][holder.fd]
         raise RestoreFailed(
             f"{holder.comm} (pid {holder.vpid} inside) has no descriptor {holder.fd} after the restore",
             why=f"it was unix socket {planned.ino} at the dump",
@@ -54,5 +62,15 @@ class Restored:
     def duplicate(self, planned: SocketPlan) -> int:
         """A duplicate of the descriptor, to be closed by the caller. Raises as `Pidfd`."""
         ref = self.ref(planned)
-        with Pidfd.open(ref.tid) as process:
-            return process.getfd(ref.fd)
+        return self._pins.pin(ref.tid).getfd(ref.fd)
+
+    def close(self) -> None:
+        self._pins.close()
+
+    def __enter__(self) -> Restored:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Container, Iterator, Mapping
@@ -137,6 +138,7 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
     described = peers.describe(snapshot, external)
     listeners = listening(snapshot.unix_sockets())
     listens = Listens()
+    credentials_of = _OwnCredentials(snapshot)
     receivers = {sock.peer_ino for sock in snapshot.unix_sockets() if sock.type == SockType.DGRAM}
     tree_netns = frozenset(task.net_ns for task in snapshot.tasks() if not task.gone)
     insides = inside.look(snapshot, external + unknown)
@@ -153,7 +155,7 @@ def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Ite
             unaccepted=waits_at is not None,
             side=listens.side(sock, peer) if which == "unclear" else which,
             tree_netns=tree_netns,
-            own=_own_credentials(snapshot, sock, own.creator),
+            own=credentials_of.of(sock, own.creator),
             control=own.control,
             options=own.options,
             owner_problem=own.owner_problem,
@@ -178,26 +180,36 @@ def _nobody(sock: UnixSocket) -> Peer:
     return Peer(sock.peer_ino, None, None, b"", "", b"", None, b"", None, None)
 
 
-def _own_credentials(snapshot: Snapshot, sock: UnixSocket, creator: int | None) -> Credentials | None:
-    """The credentials that the server must have recorded, where that record can't be read.
+class _OwnCredentials:
+    """The credentials that a server must have recorded, where that record can't be read."""
 
-    Only if nothing else is possible: all holders have the same, unchanging ones, and whoever made the socket
-    had that uid, too (the owner of its inode). A worker's connection that its root master also holds, or one
-    made before privileges were dropped, tells nothing.
-    """
-    found: dict[tuple[int, int, tuple[int, ...]], Credentials] = {}
-    for pid in {snapshot.task(ref.tid).tgid for ref in sock.holders}:
-        try:
-            held = credentials.of_process(pid)
-            if not credentials.is_settled(pid):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._settled: dict[int, Credentials | None] = {}
+
+    def of(self, sock: UnixSocket, creator: int | None) -> Credentials | None:
+        """Only if nothing else is possible: all holders have the same, unchanging ones, and whoever made the
+        socket had that uid, too (the owner of its inode). A worker's connection that its root master also
+        holds, or one made before privileges were dropped, tells nothing.
+        """
+        found: dict[tuple[int, int, tuple[int, ...]], Credentials] = {}
+        for pid in {self._snapshot.task(ref.tid).tgid for ref in sock.holders}:
+            held = self._of_process(pid)
+            if held is None:
                 return None
-        except TargetGone:
+            found[held.uid, held.gid, tuple(sorted(held.groups))] = held
+        if len(found) != 1:
             return None
-        found[held.uid, held.gid, tuple(sorted(held.groups))] = held
-    if len(found) != 1:
-        return None
-    (held,) = found.values()
-    return held if held.uid == creator else None
+        (held,) = found.values()
+        return held if held.uid == creator else None
+
+    def _of_process(self, pid: int) -> Credentials | None:
+        if pid not in self._settled:
+            self._settled[pid] = None
+            with contextlib.suppress(TargetGone):
+                held = credentials.of_process(pid)
+                self._settled[pid] = held if credentials.is_settled(pid) else None
+        return self._settled[pid]
 
 
 def listeners_dumped(plan: model.Plan) -> model.Plan:

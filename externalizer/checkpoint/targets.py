@@ -32,8 +32,11 @@ def with_owners(plan: Plan) -> Plan:
     Raises Refused where a path no longer leads to the socket that the plan found there.
     """
     wanted: dict[int, set[bytes]] = {}
-    places = {one.ino: namespaces.inode(opener(one), "mnt") for one in plan.sockets if is_path(one)}
-    members = {places[one.ino]: opener(one) for one in plan.sockets if is_path(one)}
+    spaces = {
+        pid: namespaces.inode(pid, "mnt") for pid in {opener(one) for one in plan.sockets if is_path(one)}
+    }
+    places = {one.ino: spaces[opener(one)] for one in plan.sockets if is_path(one)}
+    members = {space: pid for pid, space in spaces.items()}
     for one in plan.sockets:
         if is_path(one):
             wanted.setdefault(places[one.ino], set()).add(to_bytes(one.target))

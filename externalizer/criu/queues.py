@@ -43,6 +43,13 @@ class QueuesImage:
         """The sk_packet_entry messages, without their data."""
         return [packet for packet, _ in self._entries]
 
+    def by_id(self) -> dict[int, list[Any]]:
+        """The packets of each socket that has any, by criu's id of it."""
+        found: dict[int, list[Any]] = {}
+        for packet, _ in self._entries:
+            found.setdefault(packet.id_for, []).append(packet)
+        return found
+
     def drop(self, ids: Collection[int]) -> None:
         """Leave out what is queued in these sockets (criu's ids)."""
         self._entries = [entry for entry in self._entries if entry[0].id_for not in ids]

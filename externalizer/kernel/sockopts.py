@@ -48,6 +48,7 @@ _OPTIONS = {
     "SO_RCVPRIORITY": _Option(82),
     "SO_PASSRIGHTS": _Option(83, default=1),
 }
+_TO_READ = tuple((name, one.number, one.default, struct.calcsize(one.form)) for name, one in _OPTIONS.items())
 _UNKNOWN = (errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL)
 
 _STAMPS = ("SO_TIMESTAMP_OLD", "SO_TIMESTAMPNS_OLD", "SO_TIMESTAMP_NEW", "SO_TIMESTAMPNS_NEW")
@@ -64,10 +65,10 @@ def control(kind: int) -> tuple[str, ...]:
 def read(sock: socket.socket) -> dict[str, int]:
     """The options that are not what a new socket has. One that this kernel doesn't know isn't there."""
     found = {}
-    for name, (number, default, form) in _OPTIONS.items():
-        size = struct.calcsize(form)
+    get = sock.getsockopt
+    for name, number, default, size in _TO_READ:
         try:
-            raw = sock.getsockopt(socket.SOL_SOCKET, number, size)
+            raw = get(socket.SOL_SOCKET, number, size)
         except OSError as error:
             if error.errno in _UNKNOWN:
                 continue

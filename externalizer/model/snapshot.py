@@ -82,7 +82,15 @@ class Snapshot:
 
     def task(self, tid: int) -> Task:
         """The task with this id. Raises KeyError. Where an id was used twice, the later one."""
-        return _task(self._task_record(tid))
+        made = self._tasks.get(tid)
+        if made is None:
+            made = self._tasks[tid] = _task(self._task_record(tid))
+        return made
+
+    @cached_property
+    def _tasks(self) -> dict[int, Task]:
+        """Those that were asked for by their id."""
+        return {}
 
     def _task_record(self, tid: int) -> TaskRecord:
         index = self._task_index[tid]
@@ -142,10 +150,12 @@ class Snapshot:
 
     def unix_sockets(self) -> Iterator[UnixSocket]:
         """Every unix socket that the tree holds."""
-        for raw in layout.SOCK.iter_unpack(self.records.socks):
-            record = SockRecord._make(raw)
-            if record.flags & layout.SOCK_IN_TREE:
-                yield self._socket(record)
+        return iter(self._ours)
+
+    @cached_property
+    def _ours(self) -> tuple[UnixSocket, ...]:
+        records = (self._sock_record(index) for index in range(len(self.records.socks) // layout.SOCK.size))
+        return tuple(self._socket(record) for record in records if record.flags & layout.SOCK_IN_TREE)
 
     def socket(self, ino: int) -> UnixSocket | None:
         """The socket with this inode, of the tree or (without holders) at the other end of one of its."""
@@ -217,6 +227,17 @@ class Snapshot:
         return self.records.blob[offset : offset + length]
 
     def _socket(self, record: SockRecord) -> UnixSocket:
+        made = self._sockets.get(record.ino)
+        if made is None:
+            made = self._sockets[record.ino] = self._make_socket(record)
+        return made
+
+    @cached_property
+    def _sockets(self) -> dict[int, UnixSocket]:
+        """Those that were asked for, by inode; engines write each socket once."""
+        return {}
+
+    def _make_socket(self, record: SockRecord) -> UnixSocket:
         file = None
         if record.flags & layout.SOCK_HAS_VFS:
             file = FileId(layout.stat_dev(record.vfs_dev), record.vfs_ino)

@@ -14,8 +14,11 @@ def printable(raw: bytes) -> str:
 
     A backslash itself is doubled, so that two different byte strings never print alike.
     """
+    text = raw.decode("utf-8", "surrogateescape")
+    if text.isprintable() and "\\" not in text:  # surrogates are not printable
+        return text
     out: list[str] = []
-    for char in raw.decode("utf-8", "surrogateescape"):
+    for char in text:
         code = ord(char)
         if 0xDC80 <= code <= 0xDCFF:
             out.append(f"\\x{code - 0xDC00:02x}")
@@ -30,6 +33,8 @@ def printable(raw: bytes) -> str:
 
 def to_bytes(text: str) -> bytes:
     """Undo `printable`. Raises ValueError for text that `printable` can't have made."""
+    if "\\" not in text:
+        return text.encode()
     out = bytearray()
     at = 0
     while at < len(text):

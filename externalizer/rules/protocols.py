@@ -9,6 +9,7 @@ A server is known by its command name or by where it listens.
 from __future__ import annotations
 
 import fnmatch
+import functools
 from dataclasses import dataclass
 
 
@@ -116,6 +117,7 @@ DATAGRAMS: tuple[Datagrams, ...] = (
 )
 
 
+@functools.lru_cache(maxsize=1024)  # many sockets of a tree have the same server
 def stateful(comm: bytes, name: bytes, path: bytes) -> Protocol | None:
     """The protocol of the table that a peer speaks, by its command, its bound name or its path."""
     places = _places(name, path)

@@ -27,7 +27,8 @@ class Listens:
     """Reads each net namespace at most once."""
 
     def __init__(self) -> None:
-        self._names: dict[int, frozenset[bytes] | None] = {}
+        self._names: dict[int, frozenset[bytes]] = {}  # by net namespace
+        self._by_pid: dict[int, frozenset[bytes] | None] = {}
 
     def at(self, sock: UnixSocket, peer: Peer) -> bool:
         """Whether a socket listens at the peer's name, in a net namespace of the client or of the server.
@@ -79,13 +80,15 @@ class Listens:
         return frozenset(found)
 
     def _of(self, pid: int) -> frozenset[bytes] | None:
-        try:
-            ns = namespaces.inode(pid, "net")
-            if ns not in self._names:
-                self._names[ns] = _listening(procfs.read(pid, "net/unix"))
-            return self._names[ns]
-        except (TargetGone, OSError):
-            return None
+        if pid not in self._by_pid:
+            try:
+                ns = namespaces.inode(pid, "net")
+                if ns not in self._names:
+                    self._names[ns] = _listening(procfs.read(pid, "net/unix"))
+                self._by_pid[pid] = self._names[ns]
+            except (TargetGone, OSError):
+                self._by_pid[pid] = None
+        return self._by_pid[pid]
 
 
 def _listening(table: bytes) -> frozenset[bytes]:

@@ -54,7 +54,7 @@ static unsigned int use(const struct ez_file *file, uint32_t magic)
 	if (magic == EZ_POLICY_MAGIC)
 		return ez_policy_find(file, next(UINT32_MAX)) != NULL;
 	for (uint32_t i = 0; i < file->count; i++) {
-		const struct ez_restore *rec = (const void *)(file->data + file->index[i]);
+		const struct ez_restore *rec = (const void *)(file->data + file->index[i].offset);
 		const struct ez_restore *found = ez_restore_find(file, rec->ino);
 
 		if (!found || found->ino != rec->ino)

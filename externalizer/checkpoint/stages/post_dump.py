@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from typing import Any
 
 from externalizer.checkpoint import abstract, boundaries, inflight, installation, keeping, registry, wanted
 from externalizer.checkpoint.artifacts import PLAN_FILE
@@ -66,7 +64,7 @@ def _complete(pid: int, images: int) -> None:
         if usk.ino in planned and planned[usk.ino].action is Action.RECONNECT
     ]
     abstract.check(images, files, plan)
-    _queues_as_planned(files, queues.packets, plan)
+    _queues_as_planned(files, queues, plan)
     keeping.edit_queues(images, files, queues, plan)
     boundaries.check(files, queues, plan)
     unixedit.apply(files, {socket.ino: socket.action for socket in plan.sockets})
@@ -117,17 +115,18 @@ def _seen(images: int) -> dict[int, Seen]:
         raise Refused(str(error)) from error
 
 
-def _queues_as_planned(files: criu_images.FilesImage, packets: Sequence[Any], plan: Plan) -> None:
+def _queues_as_planned(files: criu_images.FilesImage, queues: QueuesImage, plan: Plan) -> None:
     """What criu saved of each queue is what is queued now: the other end runs on and may have written.
 
     criu looks at queues early, and stops at a record without bytes. unix_diag counts the bytes of all
     records, of a datagram socket those of the first.
     """
     ids = {usk.ino: usk.id for usk in files.own_sockets()}
+    by_id = queues.by_id()
     for socket in plan.sockets:
         if socket.action is Action.KEEP:
             continue  # its queue stays where it is
-        lengths = [packet.length for packet in packets if packet.id_for == ids[socket.ino]]
+        lengths = [packet.length for packet in by_id.get(ids[socket.ino], ())]
         saved = sum(lengths[:1] if socket.type == "dgram" else lengths)
         if saved != socket.queued:
             raise Refused(

@@ -39,12 +39,12 @@ def run(pid: int, images: int) -> None:
     if not plan.sockets:
         return
     handback.tell_restored(pid, images)
-    tree = Restored(pid)
     datagrams = [socket for socket in plan.sockets if socket.action is Action.DATAGRAM]
-    connect_datagrams(tree, datagrams)
-    set_again(tree, plan.sockets)
-    unconfirmed = _greet(tree, plan.sockets)
-    report = verify(tree, plan.sockets)
+    with Restored(pid) as tree:
+        connect_datagrams(tree, datagrams)
+        set_again(tree, plan.sockets)
+        unconfirmed = _greet(tree, plan.sockets)
+        report = verify(tree, plan.sockets)
     for line in (*unconfirmed, *report.unverified):
         say(line)
     if report.wrong:
