@@ -50,6 +50,7 @@ ALLOWED = {
     "pre-dump": _ALWAYS | _PLANNING,
     "post-dump": _ALWAYS | _PLANNING | {
         "externalizer.checkpoint.abstract", "externalizer.checkpoint.boundaries",
+        "externalizer.checkpoint.emptyrecords",
         "externalizer.checkpoint.inflight",
         "externalizer.checkpoint.recording",
         "externalizer.checkpoint.stages.post_dump",

@@ -9,8 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 
-from externalizer.checkpoint import abstract, boundaries, inflight, installation, keeping, registry, wanted
+from externalizer.checkpoint import (
+    abstract,
+    boundaries,
+    emptyrecords,
+    inflight,
+    installation,
+    keeping,
+    registry,
+    wanted,
+)
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.recording import Recorder
@@ -32,6 +42,7 @@ from externalizer.model.record import (
     RESTORE_FILE,
     SEEN_FILE,
     RecordDamaged,
+    RestoreRecord,
     Seen,
     pack_restore,
     unpack_seen,
@@ -54,17 +65,11 @@ def _complete(pid: int, images: int) -> None:
     plan = inflight.settle(found, files, queues.packets, criu_key().pid)
     refuse(plan)
     plan = with_owners(plan)
-    planned = {socket.ino: socket for socket in plan.sockets}
-    seen = _seen(images)
-    _all_decided(files, plan, seen)
-    recorder = Recorder()
-    records = [
-        recorder.record(planned[usk.ino], usk)
-        for usk in files.own_sockets()
-        if usk.ino in planned and planned[usk.ino].action is Action.RECONNECT
-    ]
+    _all_decided(files, plan, _seen(images))
+    records = _records(files, plan)
     abstract.check(images, files, plan)
     _queues_as_planned(files, queues, plan)
+    emptyrecords.check(files, queues, plan)
     keeping.edit_queues(images, files, queues, plan)
     boundaries.check(files, queues, plan)
     unixedit.apply(files, {socket.ino: socket.action for socket in plan.sockets})
@@ -73,6 +78,23 @@ def _complete(pid: int, images: int) -> None:
     if problems:
         raise Refused("criu could not restore these images rightly: " + "; ".join(problems),
                       hint="dump again; if it persists, please report it", transient=True)  # fmt: skip
+    _store(images, files, queues, records, plan)
+
+
+def _records(files: criu_images.FilesImage, plan: Plan) -> list[RestoreRecord]:
+    planned = {socket.ino: socket for socket in plan.sockets if socket.action is Action.RECONNECT}
+    recorder = Recorder()
+    return [recorder.record(planned[usk.ino], usk) for usk in files.own_sockets() if usk.ino in planned]
+
+
+def _store(
+    images: int,
+    files: criu_images.FilesImage,
+    queues: QueuesImage,
+    records: Sequence[RestoreRecord],
+    plan: Plan,
+) -> None:
+    """Write everything, the plan last: with it the directory is complete."""
     files.save()
     queues.save()
     if wanted.FROZEN in os.environ:
