@@ -28,7 +28,6 @@ from externalizer.scan import native, peers
 from externalizer.scan.listens import Listens
 
 _LOOKS = 4
-_BACKLOG = "unix-backlog"
 
 
 def survey(pid: int, installed: Installed, policy: Policy, *, stopped: bool = False) -> model.Plan:
@@ -219,7 +218,7 @@ def listeners_dumped(plan: model.Plan) -> model.Plan:
     """
     findings = tuple(
         msgspec.structs.replace(one, verdict=Verdict.SILENT_LOSS, transient=False)
-        if one.rule == _BACKLOG and one.refuses
+        if one.rule == "unix-backlog" and one.refuses
         else one
         for one in plan.findings
     )
@@ -254,7 +253,7 @@ def _backlog_finding(
     snapshot: Snapshot, sock: UnixSocket, verdict: Verdict, evidence: str, remedy: str
 ) -> Finding:
     return Finding(
-        rule=_BACKLOG,
+        rule="unix-backlog",
         subject=f"listening unix socket {sock.ino} at {printable(sock.name)}",
         place=Place.SHARED,
         verdict=verdict,
