@@ -235,6 +235,12 @@ def _keep_receiver(f: SocketFacts) -> str | None:
     return None
 
 
+def _keep_locked(f: SocketFacts) -> str | None:
+    if "SO_LOCK_FILTER" in f.options:
+        return "its filter is locked (SO_LOCK_FILTER): criu would set it again on the kept socket, and fail"
+    return None
+
+
 def _keep(f: SocketFacts) -> str:
     return "kept open by a holder process: same session, unread data and inode; on this host, this boot only"
 
@@ -335,6 +341,7 @@ WANTED: dict[Want, tuple[Rule[SocketFacts], ...]] = {
              "let the program receive it, then try again", transient=True),
         Rule("unix-keep-receiver", _keep_receiver, Action.REFUSE, Verdict.REFUSED,
              "--hangup it, or close the socket that sends to it"),
+        Rule("unix-keep-locked", _keep_locked, Action.REFUSE, Verdict.REFUSED, "--reconnect or --hangup it"),
         Rule("unix-keep", _keep, Action.KEEP, Verdict.HANDLED),
     ),
     Want.HANGUP: (

@@ -198,6 +198,27 @@ def test_messages_with_control_data_are_refused_unharmed(
             assert puppet.ask("_ = c.recv(10)") == b"unread"
 
 
+@pytest.mark.parametrize("policy", ["--reconnect", "--keep"])
+def test_a_locked_filter(puppet: Puppet, checkpoint: Checkpoint, place: Path, policy: str) -> None:
+    """criu sets the filter, then we the lock; on a kept socket, which still has both, criu would fail."""
+    with connected(puppet, place, "reconnect") as server:
+        puppet.ask("code = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 4))")  # take 4 bytes
+        puppet.ask("program = struct.pack('H6xQ', 1, ctypes.addressof(code))")
+        puppet.ask("c.setsockopt(socket.SOL_SOCKET, 26, program)")  # SO_ATTACH_FILTER
+        puppet.ask("c.setsockopt(socket.SOL_SOCKET, 44, 1)")  # SO_LOCK_FILTER
+        if policy == "--keep":
+            dumped = checkpoint.dump(puppet, policy, "all")
+            assert dumped.code == 7, dumped
+            assert "unix-keep-locked" in dumped.out
+        else:
+            checkpoint.cycle(puppet, policy, "all")
+            accept(server).close()
+        with pytest.raises(PuppetError, match="not permitted"):
+            puppet.ask("c.setsockopt(socket.SOL_SOCKET, 27, 0)")  # SO_DETACH_FILTER
+        # SO_GET_FILTER returns the number of instructions as the length of what it writes: here of one.
+        assert puppet.ask("_ = c.getsockopt(socket.SOL_SOCKET, 26, 64)") == b"\x06"
+
+
 def test_an_option_that_cannot_be_set_fails_the_restore(
     puppet: Puppet, checkpoint: Checkpoint, place: Path
 ) -> None:

@@ -95,6 +95,7 @@ def planned(policy: Policy, **facts: object) -> tuple[Action, str, str]:
         (Want.KEEP, {"held_outside": ("x[1]",)}, (Action.KEEP, "unix-keep")),
         (Want.KEEP, {"empty_record": True}, (Action.KEEP, "unix-keep")),
         (Want.KEEP, {"connected_inside": True}, (Action.REFUSE, "unix-keep-receiver")),
+        (Want.KEEP, {"options": {"SO_LOCK_FILTER": 1}}, (Action.REFUSE, "unix-keep-locked")),
         (Want.KEEP, {"socket": replace(SOCKET, known=False)}, (Action.REFUSE, "unix-unknown")),
         (Want.HANGUP, {}, (Action.HANGUP, "unix-policy-hangup")),
         (Want.HANGUP, {"empty_record": True}, (Action.REFUSE, "unix-empty-record")),
