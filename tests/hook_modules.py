@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-STAGES = ("pre-dump", "post-dump", "post-restore", "post-resume")
+STAGES = ("pre-dump", "post-dump", "post-restore", "pre-resume", "post-resume")
 
 _ALWAYS = {
     "externalizer", "externalizer.checkpoint", "externalizer.checkpoint.artifacts",
@@ -62,6 +62,9 @@ ALLOWED = {
         "externalizer.checkpoint.restored", "externalizer.checkpoint.settings",
         "externalizer.checkpoint.stages.post_restore", "externalizer.checkpoint.targets",
         "externalizer.checkpoint.verify",
+    },
+    "pre-resume": _ALWAYS | {
+        "externalizer.checkpoint.handback", "externalizer.checkpoint.stages.pre_resume",
     },
     "post-resume": _ALWAYS | {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.stages.post_resume",

@@ -56,26 +56,29 @@ static long long now_ms(void)
 /* When the first task began to connect. Shared by all tasks, which criu forks before they open files. */
 static _Atomic long long own_start;
 static _Atomic long long *start = &own_start;
+static long long allowed = CONNECT_DEADLINE_MS; /* for all: one that is waited for must not cost another its time */
 
-void ez_reconnect_init(void)
+void ez_reconnect_init(const struct ez_file *records)
 {
 	void *page = mmap(NULL, sizeof(*start), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	if (page != MAP_FAILED)
 		start = page; /* else each task has a deadline of its own */
+	for (uint32_t i = 0; i < records->count; i++) {
+		const struct ez_restore *rec = (const void *)(records->data + records->index[i].offset);
+
+		if (rec->wait_ms + CONNECT_DEADLINE_MS > allowed)
+			allowed = rec->wait_ms + CONNECT_DEADLINE_MS;
+	}
 }
 
-static long long remaining_ms(long long allowed)
+/* Of `span` milliseconds since the first connect. */
+static long long remaining_ms(long long span)
 {
 	long long none = 0;
 
 	atomic_compare_exchange_strong(start, &none, now_ms());
-	return atomic_load(start) + allowed - now_ms();
-}
-
-static long long allowed_ms(const struct ez_restore *rec)
-{
-	return rec->wait_ms > CONNECT_DEADLINE_MS ? rec->wait_ms : CONNECT_DEADLINE_MS;
+	return atomic_load(start) + span - now_ms();
 }
 
 /* Raw system calls: the libc wrappers synchronise threads that don't exist here, by signals. */
@@ -149,7 +152,7 @@ static int ids_revert(const struct ids *old)
 	return ret;
 }
 
-static int connect_bounded(int fd, const struct sockaddr_un *addr, socklen_t len, long long allowed)
+static int connect_bounded(int fd, const struct sockaddr_un *addr, socklen_t len)
 {
 	long long left = remaining_ms(allowed);
 	struct timeval tv = { .tv_sec = left / 1000, .tv_usec = left % 1000 * 1000 };
@@ -235,11 +238,11 @@ static int connect_path(int sk, const struct ez_restore *rec)
 		return fd;
 	/* By descriptor: what was checked is what is connected to, and the path may be longer than sun_path. */
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", fd);
-	ret = connect_bounded(sk, &addr, sizeof(addr), allowed_ms(rec));
+	ret = connect_bounded(sk, &addr, sizeof(addr));
 	if (ret == -ENOENT && rec->target_len < sizeof(addr.sun_path)) {
 		/* No /proc in this mount namespace. The server's credentials are compared below. */
 		memcpy(addr.sun_path, path, rec->target_len + 1);
-		ret = rec->flags & EZ_REC_SERVER ? connect_bounded(sk, &addr, sizeof(addr), allowed_ms(rec)) : -EPERM;
+		ret = rec->flags & EZ_REC_SERVER ? connect_bounded(sk, &addr, sizeof(addr)) : -EPERM;
 	}
 	close(fd);
 	return ret;
@@ -250,8 +253,7 @@ static int connect_abstract(int sk, const struct ez_restore *rec)
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 
 	memcpy(addr.sun_path, ez_restore_target(rec), rec->target_len);
-	return connect_bounded(sk, &addr, offsetof(struct sockaddr_un, sun_path) + rec->target_len,
-			       allowed_ms(rec));
+	return connect_bounded(sk, &addr, offsetof(struct sockaddr_un, sun_path) + rec->target_len);
 }
 
 static int check_server(int sk, const struct ez_restore *rec)
@@ -328,6 +330,12 @@ int ez_hung_up(uint32_t type, int *fd_out)
 {
 	int pair[2];
 
+	if (type == SOCK_DGRAM) { /* half of a pair would look connected for ever */
+		*fd_out = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		return *fd_out < 0 ? -errno : 0;
+	}
+	if (type != SOCK_STREAM && type != SOCK_SEQPACKET)
+		return -EBADMSG;
 	if (socketpair(AF_UNIX, (int)type | SOCK_CLOEXEC, 0, pair))
 		return -errno;
 	close(pair[1]);

@@ -111,11 +111,14 @@ static int read_records(const char *name, uint32_t magic, struct ez_file *out)
  */
 static int init_restore(void)
 {
-	ez_reconnect_init();
 	records_error = read_records(EZ_RESTORE_FILE, EZ_RESTORE_MAGIC, &records);
+	ez_reconnect_init(&records);
 	holding_error = read_records(EZ_HOLDING_FILE, EZ_HOLDING_MAGIC, &holding);
 	if (!holding_error)
 		holding_error = ez_kept_take(&holding);
+	else if (holding_error != -ENOENT)
+		ez_log(EZ_LOG_ERROR, "can't use %s, which says who keeps sockets: %s\n", EZ_HOLDING_FILE,
+		       holding_error == -EBADMSG ? "it is damaged" : strerror(-holding_error));
 	return 0;
 }
 
@@ -130,8 +133,8 @@ static int plugin_init(int stage)
 
 static void plugin_exit(int stage, int ret)
 {
-	(void)stage;
-	(void)ret;
+	if (stage == EZ_CRIU_STAGE_RESTORE && !ret && holding.data)
+		ez_kept_done(&holding);
 	ez_file_free(&policy);
 	ez_file_free(&records);
 	ez_file_free(&holding);

@@ -67,27 +67,37 @@ static int check_boot(const struct ez_holding *holding)
 	return -ENOENT;
 }
 
-static int holder_connect(const struct ez_holding *holding)
+/* A connection to the holder on which `ask` was said, or -errno. */
+static int holder_ask(const struct ez_holding *holding, const char *ask)
 {
 	const struct timeval tv = { .tv_sec = HOLDER_DEADLINE_SECONDS };
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	char ask[16 + sizeof(holding->digest)];
-	int sk, ret, len;
+	ssize_t len = (ssize_t)strlen(ask);
+	int sk, ret;
 
 	snprintf(addr.sun_path, sizeof(addr.sun_path), EZ_KEPT_DIRECTORY "/%s/socket", holding->id);
 	sk = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (sk < 0)
 		return -errno;
-	len = snprintf(ask, sizeof(ask), "take %s", holding->digest);
-	if (setsockopt(sk, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) ||
-	    setsockopt(sk, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) ||
-	    connect(sk, (void *)&addr, sizeof(addr)) || send(sk, ask, len, MSG_NOSIGNAL) != len) {
-		ret = errno == ECONNREFUSED ? -ENOENT : -errno;
+	if (!setsockopt(sk, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)) &&
+	    !setsockopt(sk, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv)) &&
+	    !connect(sk, (void *)&addr, sizeof(addr)) && send(sk, ask, len, MSG_NOSIGNAL) == len)
+		return sk;
+	ret = errno == ECONNREFUSED ? -ENOENT : -errno;
+	close(sk);
+	return ret;
+}
+
+static int holder_connect(const struct ez_holding *holding)
+{
+	char ask[16 + sizeof(holding->digest)];
+	int sk;
+
+	snprintf(ask, sizeof(ask), "take %s", holding->digest);
+	sk = holder_ask(holding, ask);
+	if (sk < 0)
 		ez_log(EZ_LOG_ERROR, "the holder %s of kept sockets can't be reached: %s\n", holding->id,
-		       ret == -ENOENT ? "it has ended (`externalize kept` may tell why)" : strerror(-ret));
-		close(sk);
-		return ret;
-	}
+		       sk == -ENOENT ? "it has ended (`externalize kept` may tell why)" : strerror(-sk));
 	return sk;
 }
 
@@ -141,6 +151,16 @@ static int envelop(int fd)
 	return ret;
 }
 
+/* What the holder says instead of giving anything. */
+static void log_refusal(const uint8_t *text, ssize_t len)
+{
+	char shown[1024];
+
+	if (len > 7 && !memcmp(text, "error: ", 7))
+		ez_log(EZ_LOG_ERROR, "the holder of kept sockets: %s\n",
+		       ez_printable(text + 7, (size_t)len - 7, shown, sizeof(shown)));
+}
+
 /* One message; returns how many descriptors came, or -errno with none left open. */
 static int receive(int sk, struct ez_fds *message, int *fds)
 {
@@ -168,6 +188,7 @@ static int receive(int sk, struct ez_fds *message, int *fds)
 		return count;
 	while (count > 0)
 		close(fds[--count]);
+	log_refusal((const uint8_t *)message, n);
 	return n == 0 ? -ENOENT : -EPROTO;
 }
 
@@ -258,6 +279,21 @@ int ez_kept_get(const struct ez_file *holding, const struct ez_kept *kept, int *
 	}
 	*fd_out = fd;
 	return 0;
+}
+
+void ez_kept_done(const struct ez_file *holding)
+{
+	char answer[64];
+	int sk;
+
+	if (!taken)
+		return;
+	sk = holder_ask(ez_holding_of(holding), "resumed");
+	if (sk < 0)
+		return; /* our hook has told it */
+	if (recv(sk, answer, sizeof(answer), 0) < 0)
+		ez_log(EZ_LOG_WARN, "the holder of kept sockets does not answer: %s\n", strerror(errno));
+	close(sk);
 }
 
 void ez_kept_free(void)

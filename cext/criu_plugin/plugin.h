@@ -64,12 +64,12 @@ static inline const uint8_t *ez_restore_groups(const struct ez_restore *rec)
 const char *ez_printable(const uint8_t *name, size_t len, char *buf, size_t size);
 
 /* Once, in criu itself before any fork: what the restoring tasks share. */
-void ez_reconnect_init(void);
+void ez_reconnect_init(const struct ez_file *records);
 
 /* A socket as the record says: bound, connected under the recorded credentials. 0 or -errno, logged. */
 int ez_reconnect(const struct ez_restore *rec, int *fd_out);
 
-/* A stream or seqpacket socket whose peer has closed. 0 or -errno. */
+/* A stream or seqpacket socket whose peer has closed, an unconnected datagram socket. 0 or -errno. */
 int ez_hung_up(uint32_t type, int *fd_out);
 
 /*
@@ -80,6 +80,9 @@ int ez_kept_take(const struct ez_file *holding);
 
 /* In the restoring task: the kept descriptor of this entry. 0 or -errno, logged. */
 int ez_kept_get(const struct ez_file *holding, const struct ez_kept *kept, int *fd_out);
+
+/* Once, in criu itself after a restore that succeeded: the holder need not wait. It may know already. */
+void ez_kept_done(const struct ez_file *holding);
 void ez_kept_free(void);
 
 #endif

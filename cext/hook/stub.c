@@ -59,8 +59,8 @@ static int fill_standard_fds(void)
 }
 
 /*
- * A holder of sockets waits to be told that the tree runs: our post-restore has left a note under the pid of this
- * criu. (criu has closed the image directory by now.)
+ * A holder of sockets waits to be told that nothing can abort the restore any more, and that the tree runs: our
+ * post-restore has left a note under the pid of this criu. (At post-resume it has closed the image directory.)
  */
 static int holder_waits(pid_t criu)
 {
@@ -72,7 +72,7 @@ static int holder_waits(pid_t criu)
 
 static int stage_is_used(const char *stage, pid_t criu)
 {
-	if (!strcmp(stage, "post-resume"))
+	if (!strcmp(stage, "pre-resume") || !strcmp(stage, "post-resume"))
 		return holder_waits(criu);
 	for (size_t i = 0; i < sizeof(used_stages) / sizeof(used_stages[0]); i++)
 		if (!strcmp(stage, used_stages[i]))

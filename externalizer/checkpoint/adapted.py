@@ -59,9 +59,11 @@ def parse_map(text: str) -> tuple[bytes, bytes]:
 
 def _address(raw: bytes) -> bytes:
     if raw.startswith(b"@"):
-        if len(raw) > MAX_NAME:
-            raise ValueError(f"{printable(raw)} is longer than the {MAX_NAME - 1} bytes of an abstract name")
-        return b"\0" + raw[1:]
+        # In the form that the plan prints: it may hold any byte.
+        name = to_bytes(raw[1:].decode("utf-8", "surrogateescape"))
+        if not 0 < len(name) < MAX_NAME:
+            raise ValueError(f"{printable(raw)} has not 1 to {MAX_NAME - 1} bytes, as an abstract name must")
+        return b"\0" + name
     if not raw.startswith(b"/") or b"\0" in raw or len(raw) >= MAX_PATH:
         raise ValueError(f"{printable(raw)!r} is neither an absolute path nor @name")
     return raw

@@ -113,6 +113,8 @@ class _Dump:
     def _run(self, dirfd: int, plan: Plan, still: freeze.Frozen) -> None:
         registry.register(plan)
         _run(self._target.pid, dirfd, self._images, self._criu, self._options, plan, still, self._progress)
+        if not self._options.leave_running:
+            registry.forget(self._target)
 
 
 class PlanRefused(Refused):

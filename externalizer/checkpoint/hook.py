@@ -47,6 +47,10 @@ def _stage(name: str) -> Callable[[int, int], None]:
         from externalizer.checkpoint.stages import post_restore
 
         return post_restore.run
+    if name == "pre-resume":
+        from externalizer.checkpoint.stages import pre_resume
+
+        return pre_resume.run
     if name == "post-resume":
         from externalizer.checkpoint.stages import post_resume
 
@@ -62,8 +66,8 @@ def _run(name: str) -> None:
             f"criu called the {name} hook without CRTOOLS_INIT_PID and CRTOOLS_IMAGE_DIR",
             hint="use criu 4.1 or newer",
         )
-    if name == "post-resume":
-        _stage(name)(int(pid), -1)  # criu has closed the image directory
+    if name in ("pre-resume", "post-resume"):
+        _stage(name)(int(pid), -1)  # nothing can be refused any more; later criu has closed the directory
         return
     images = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -7,11 +7,11 @@ process that file was written for. A container runtime's static config file mean
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from externalizer.errors import Refused, TargetGone
 from externalizer.kernel import procfs
-from externalizer.model.plan import PlanDamaged, from_json
+from externalizer.model.plan import Plan, PlanDamaged, from_json
 from externalizer.model.process import TaskKey
 
 VARIABLE = "EXTERNALIZER_TARGET"
@@ -43,18 +43,24 @@ def _from_variable(environ: Mapping[str, str]) -> TaskKey | None:
 
 
 def _from_config(criu: int) -> TaskKey | None:
+    plan = planned_beside_config(criu)
+    return None if plan is None else TaskKey(plan.target.pid, plan.target.starttime)
+
+
+def planned_beside_config(criu: int) -> Plan | None:
+    """The plan.json beside the option file that criu was given, None = there is none that can be read."""
     config = _config(criu)
     if config is None:
         return None
     raw = _read(os.path.join(os.path.dirname(config), b"plan.json"))
     try:
-        plan = None if raw is None else from_json(raw)
+        return None if raw is None else from_json(raw)
     except PlanDamaged:
         return None
-    return None if plan is None else TaskKey(plan.target.pid, plan.target.starttime)
 
 
-_SHORT = {b"-R": "--leave-running", b"-s": "--leave-stopped"}
+_SHORT = {"R": "--leave-running", "s": "--leave-stopped"}
+_WITH_VALUE = "tDovxrJWLM"  # criu's short options that take the rest of the word (criu/config.c)
 
 
 def options_of(criu: int) -> frozenset[str]:
@@ -63,9 +69,19 @@ def options_of(criu: int) -> frozenset[str]:
     getopt_long(3) takes unambiguous beginnings; those that begin an option of interest are completed.
     """
     words = [*procfs.cmdline(criu), *config_words(criu)]
-    found = {_SHORT[word] for word in words if word in _SHORT}
+    found = {name for word in words for name in _of_cluster(word)}
     found |= {word.split(b"=", 1)[0].decode("ascii", "replace") for word in words if word.startswith(b"--")}
     return frozenset(_completed(name) for name in found)
+
+
+def _of_cluster(word: bytes) -> Iterator[str]:
+    """The options of a word such as -jR. Raises nothing; what is unknown is passed over."""
+    if word.startswith(b"-") and not word.startswith(b"--"):
+        for letter in word[1:].decode("ascii", "replace"):
+            if letter in _SHORT:
+                yield _SHORT[letter]
+            if letter in _WITH_VALUE:
+                return
 
 
 def _completed(name: str) -> str:

@@ -40,8 +40,11 @@ def kept_in(plan: Plan) -> tuple[SocketPlan, ...]:
 
 def prepare(plan: Plan, criu: TaskKey, images: int) -> None:
     """At pre-dump: refuse what goes against it and start a holder, while the tree still runs."""
-    if not kept_in(plan):
-        return
+    if kept_in(plan):
+        _start(plan, criu, images)
+
+
+def _start(plan: Plan, criu: TaskKey, images: int) -> Holding:
     for option in options_of(criu.pid):
         if option in _AGAINST:
             raise Refused(
@@ -49,10 +52,6 @@ def prepare(plan: Plan, criu: TaskKey, images: int) -> None:
                 why=_AGAINST[option],
                 hint="let them be reconnected or hung up instead",
             )
-    _start(plan, criu, images)
-
-
-def _start(plan: Plan, criu: TaskKey, images: int) -> Holding:
     target = TaskKey(plan.target.pid, plan.target.starttime)
     from externalizer.holder import client
 

@@ -60,34 +60,39 @@ def _holder(dirfd: int, plan: Plan, progress: Callable[[str], None]) -> None:
     kept = [socket for socket in plan.sockets if socket.action is Action.KEEP]
     if not kept:
         return
-    problem, why = _holder_problem(dirfd, plan)
+    problem, why, gone = _holder_problem(dirfd, plan)
     if not problem:
         return
-    if all(Missing.of(socket.on_missing).hangup for socket in kept):
+    if gone and all(Missing.of(socket.on_missing).hangup for socket in kept):
         progress(f"{problem}: {len(kept)} kept sockets will be hung up, what was unread in them is lost")
         return
     raise RestoreFailed(
         problem,
         why=why,
-        hint="`--on-missing hangup` restores without them: the program sees closed connections",
+        hint="`--on-missing hangup` restores without them: the program sees closed connections"
+        if gone
+        else "`externalize kept` shows the holders",
     )
 
 
-def _holder_problem(dirfd: int, plan: Plan) -> tuple[str, str]:
-    """A sentence and a reason; empty = all is well. The images' own plan is what the holder was told of."""
+def _holder_problem(dirfd: int, plan: Plan) -> tuple[str, str, bool]:
+    """A sentence, a reason, and whether the sockets are gone for good; empty = all is well.
+
+    The images' own plan is what the holder was told of.
+    """
     holding = stored_holding(dirfd)
     if holding is None:
-        return "the images lack the file that says who keeps their sockets", "it was not copied with them"
+        return "the images don't say who keeps their sockets", "that file was not copied with them", False
     if holding.boot_id != procfs.boot_id():
-        return "sockets were kept on another host or before another boot", "kept sockets can't be moved"
+        return "sockets were kept on another host or before another boot", "kept sockets can't be moved", True
     try:
         state = client.status(holding.id)
     except client.HolderGone as error:
-        return "the holder of the kept sockets is gone", error.why or error.what
+        return "the holder of the kept sockets is gone", error.why or error.what, True
     except Refused as error:
-        return "the holder of the kept sockets does not answer as it should", error.what
+        return "the holder of the kept sockets does not answer as it should", error.what, False
     if state.digest != holding.digest or holding.digest == "":
-        return "the holder keeps sockets for another dump than this one", "the digests of the plans differ"
+        return "the holder keeps sockets for another dump than this one", "the plans' digests differ", False
     if state.phase is Phase.HELD:
-        return "", ""
-    return f"the holder of the kept sockets is not ready: it is {state.phase.value}", "try again in a moment"
+        return "", "", False
+    return f"the holder of the kept sockets is not ready: {state.phase.value}", "try again in a moment", False

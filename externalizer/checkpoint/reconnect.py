@@ -21,6 +21,7 @@ from externalizer.model.plan import SocketPlan
 from externalizer.model.record import Missing
 from externalizer.model.text import socket_name, to_bytes
 
+_LONGEST_WAIT = 50.0  # seconds; the hook itself has a minute (cext/hook/stub.c)
 _RETRY_SECONDS = 0.05  # between two looks for a receiver that is waited for
 
 
@@ -38,7 +39,7 @@ def connect_datagrams(tree: Restored, planned: Iterable[SocketPlan]) -> None:
                     try:
                         _connect(ours, one, tree.pid(one), opened)
                     except ReceiverGone as error:
-                        if time.monotonic() < start + missing.wait:
+                        if time.monotonic() < start + min(missing.wait, _LONGEST_WAIT):
                             time.sleep(_RETRY_SECONDS)
                             continue
                         if not missing.hangup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -49,7 +48,9 @@ def _look(identity: str) -> State | None:
         state = stored.load(identity)
     if state is not None and state.phase is not Phase.ENDED:
         reason = client.ended_because(identity)
-        state = msgspec.structs.replace(state, phase=Phase.ENDED, reason=reason or "it does not answer")
+        if not reason:
+            return msgspec.structs.replace(state, reason="it lives, but does not answer")
+        state = msgspec.structs.replace(state, phase=Phase.ENDED, reason=reason)
     return state
 
 
@@ -67,15 +68,18 @@ def _drop(state: State) -> State:
     if state.phase is Phase.ENDED:
         stored.forget(state.id)
         return state
-    with contextlib.suppress(client.HolderGone):  # it has ended this very moment
+    try:
         client.release(state.id, "dropped by the user")
+    except client.HolderGone:  # it has ended this very moment, or does not answer
+        client.end(state)
     return msgspec.structs.replace(state, phase=Phase.ENDED, reason="dropped by the user")
 
 
 def _line(state: State) -> str:
-    what = f"{state.id}  {state.comm}[{state.root_pid}]  {len(state.inos)} sockets"
+    what = f"{state.id}  {state.comm}[{state.root_pid}]  {state.count} sockets"
     if state.phase is Phase.ENDED:
         return f"{what}, ended: {state.reason}"
     left = max(0, int(state.expires - time.time()))
     unit = f", ends with {state.unit}" if state.unit else ""
-    return f"{what}, {state.phase.value}, {left} s left, by pid {state.holder_pid}{unit}"
+    silent = f"; {state.reason}" if state.reason else ""
+    return f"{what}, {state.phase.value}, {left} s left, by pid {state.holder_pid}{unit}{silent}"

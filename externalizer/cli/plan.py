@@ -104,12 +104,13 @@ def _report(
     out = console()
     if written:
         out.print(printable(directory), soft_wrap=True)
-    render.show(plan, out, next_commands=_next(plan, directory, criu) if written else ())
+    again = [shell_word(os.fsencode(word)) for word in policies.words(args)]
+    render.show(plan, out, next_commands=_next(plan, directory, criu, again) if written else ())
     if plan.refusals:
         common.note(f"{len(plan.refusals)} refused, nothing was written; the process runs on untouched")
 
 
-def _next(plan: model.Plan, directory: bytes, criu: Criu | None) -> list[str]:
+def _next(plan: model.Plan, directory: bytes, criu: Criu | None, policy: list[str]) -> list[str]:
     program = shell_word(os.fsencode(criu.named if criu else "criu"))
     # criu asks for the limits of each task, which needs CAP_SYS_RESOURCE for those of other users.
     if criu and set(plan.target.uids) - {os.geteuid()}:
@@ -122,4 +123,5 @@ def _next(plan: model.Plan, directory: bytes, criu: Criu | None) -> list[str]:
         f"{program} dump -t {plan.target.pid} -D IMAGES --config {dump}",
         f"{program} restore -D IMAGES --config {restore}",
     ]
-    return [*commands, f"or: externalize dump {plan.target.pid} -D IMAGES; externalize restore -D IMAGES"]
+    wrapped = " ".join(["externalize dump", str(plan.target.pid), "-D IMAGES", *policy])
+    return [*commands, f"or: {wrapped}; externalize restore -D IMAGES"]

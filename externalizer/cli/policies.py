@@ -8,7 +8,7 @@ from typing import Any
 
 from externalizer.errors import UsageError
 from externalizer.model.policy import Policy, PolicyRule, Want, check_on_missing
-from externalizer.model.text import printable
+from externalizer.model.text import printable, to_bytes
 from externalizer.plan.policy import KINDS, parse_pattern
 from externalizer.settings import policies
 from externalizer.settings.policyfile import PolicyFile, check_keep_seconds
@@ -73,6 +73,21 @@ def _keep_seconds(text: str) -> int:
         return check_keep_seconds(int(text) if text.isascii() and text.isdigit() else text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def words(args: argparse.Namespace) -> list[str]:
+    """The options that were given, to be given again."""
+    found = [word for rule in args.policy_rules or () for word in (rule.origin, _as_given(rule.pattern))]
+    if args.policy is not None:
+        found += ["--policy", os.path.abspath(args.policy)]
+    found += ["--strict"] if args.strict else []
+    found += ["--on-missing", args.on_missing] if args.on_missing else []
+    found += ["--keep-seconds", str(args.keep_seconds)] if args.keep_seconds else []
+    return found
+
+
+def _as_given(pattern: str) -> str:
+    return os.fsdecode(to_bytes(pattern))
 
 
 def chosen(args: argparse.Namespace) -> Policy:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 import externalizer
-from externalizer.errors import ExternalizerError, Refused
+from externalizer.errors import ExternalizerError, Refused, TargetGone
 from externalizer.holder import state as stored
 from externalizer.holder.state import Phase, State
 from externalizer.kernel import procfs
@@ -165,6 +165,21 @@ def release(identity: str, reason: str) -> None:
     """Have it close everything and end. Raises HolderGone, Refused."""
     with _connected(identity) as connection:
         _ask(connection, f"release {reason}".encode())
+
+
+def end(state: State) -> None:
+    """End a holder that does not answer: the kernel closes what it has. Raises Refused if it can't be."""
+    try:
+        with Pidfd.open(state.holder_pid, state.holder_starttime) as holder:
+            holder.kill()
+            if not holder.wait(_PATIENCE):
+                raise Refused(
+                    f"the holder, process {state.holder_pid}, does not end",
+                    why="it still has the sockets",
+                    hint="try again in a moment",
+                )
+    except TargetGone:
+        pass
 
 
 def status(identity: str) -> State:

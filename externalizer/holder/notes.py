@@ -27,19 +27,28 @@ def leave(criu: TaskKey, identity: str) -> None:
         os.close(directory)
 
 
-def take(criu: TaskKey) -> str | None:
-    """Read and remove the note for this very criu; None = there is none."""
+def read(criu: TaskKey) -> str | None:
+    """The holder in the note for this very criu; None = there is none."""
     directory = run_directory(KEPT)
     name = f"resume-{criu.pid}"
     try:
         with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory), "rb") as file:
             starttime, _, identity = file.read(100).decode("ascii", "replace").partition(" ")
-        os.unlink(name, dir_fd=directory)
     except FileNotFoundError:
         return None
     finally:
         os.close(directory)
     return identity if starttime == str(criu.starttime) and is_id(identity) else None
+
+
+def remove(criu: TaskKey) -> None:
+    """Remove the note, if it is there."""
+    directory = run_directory(KEPT)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"resume-{criu.pid}", dir_fd=directory)
+    finally:
+        os.close(directory)
 
 
 def _sweep(directory: int) -> None:

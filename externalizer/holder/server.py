@@ -49,7 +49,8 @@ class Server:
         self._root_deadline: float | None = None
         self._taker: Pidfd | None = None
         self._new_root: Pidfd | None = None
-        self._ends_at = time.monotonic() + (state.expires - state.since)
+        self._seconds = state.expires - state.since
+        self._ends_at = float("inf")  # until the dump has ended: criu's end bounds that
         self._connections: dict[int, socket.socket] = {}
         self._said_the_end = False
 
@@ -59,8 +60,13 @@ class Server:
         while self._holding.phase is not Phase.ENDED:
             before = self._holding.phase
             self._once()
+            if before is Phase.FILLING and self._holding.phase is Phase.HELD:
+                self._ends_at = time.monotonic() + self._seconds
+                self._state = msgspec.structs.replace(self._state, expires=time.time() + self._seconds)
             if self._holding.phase is not before:
-                self.publish()
+                # A full /run must not cost the sockets: nobody else has them.
+                with contextlib.suppress(OSError, ExternalizerError):
+                    self.publish()
 
     def stop(self, reason: str) -> None:
         self._holding.end(reason)
@@ -87,18 +93,16 @@ class Server:
     def _timeout(self) -> int:
         moments = [self._ends_at] + ([self._root_deadline] if self._root_deadline else [])
         # Milliseconds, rounded up; an int of C's is the most that poll(2) takes.
-        return min(max(0, int((min(moments) - time.monotonic()) * 1000) + 1), 2**31 - 1)
+        left = min(min(moments) - time.monotonic(), 1e6)
+        return max(0, int(left * 1000) + 1)
 
     def _clock(self) -> None:
         now = time.monotonic()
         if self._root_deadline is not None and now >= self._root_deadline:
             self._root_deadline = None
             self._holding.dump_ended(root_lives=True)
-        if now >= self._ends_at:
-            if self._holding.phase is Phase.FILLING and self._criu is None:
-                return  # decided within seconds
-            if not self._holding.expire():
-                self._ends_at = now + 1  # a dump or a restore is under way
+        if now >= self._ends_at and not self._holding.expire():
+            self._ends_at = now + 1  # a restore is under way
 
     def _root_ended(self) -> None:
         if self._root is not None:
@@ -154,7 +158,7 @@ class Server:
                 answer = b"ok"
             else:
                 answer = self._command(connection, raw)
-        except (HoldingError, RecordDamaged, ExternalizerError) as error:
+        except (HoldingError, RecordDamaged, ExternalizerError, OSError) as error:
             answer = f"error: {error}".encode()
         with contextlib.suppress(OSError):  # whoever asked is gone
             if answer:
@@ -183,13 +187,15 @@ class Server:
         elif word == "take" and len(arguments) == 1:
             return self._take(connection, arguments[0])
         elif word == "restored" and len(arguments) == 2 and all(each.isdigit() for each in arguments):
+            self._forget_new_root()
             self._new_root = Pidfd.open(*map(int, arguments))
         elif word == "resumed" and not arguments:
             self._holding.restore_ended(succeeded=True)
         elif word == "release" and len(arguments) <= 2:
             self._holding.end(" ".join(arguments) or "released")
         elif word == "status" and not arguments:
-            return msgspec.json.encode(self._now())
+            # Without the inodes: a message has its limits, and the stored state names them.
+            return msgspec.json.encode(msgspec.structs.replace(self._now(), inos=()))
         else:
             raise HoldingError("it knows no such request")
         return b"ok"
@@ -204,11 +210,17 @@ class Server:
             taker.close()
             raise
         self._taker = taker
+        self._forget_new_root()
         with contextlib.suppress(OSError):  # it has ended, which its pidfd tells
             for at in range(0, len(kept), MAX_PASSED):
                 part = kept[at : at + MAX_PASSED]
                 socket.send_fds(connection, [pack_fds([ino for ino, _ in part])], [fd for _, fd in part])
         return b""
+
+    def _forget_new_root(self) -> None:
+        if self._new_root is not None:
+            self._new_root.close()
+            self._new_root = None
 
     # ---- what others can read ----
 
@@ -217,6 +229,7 @@ class Server:
             self._state,
             phase=self._holding.phase,
             digest=self._holding.digest,
+            count=len(self._holding.inos),
             inos=self._holding.inos,
             reason=self._holding.reason,
         )

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from externalizer.kernel import safefs
+from externalizer.kernel import procfs, safefs
 from externalizer.kernel.privatedir import RUN_BASE, run_directory
 
 KEPT = "kept"
@@ -46,6 +46,7 @@ class State(msgspec.Struct, frozen=True):
     since: float
     expires: float
     digest: str = ""  # of the plan, once the dump is complete
+    count: int = 0  # of sockets
     inos: tuple[int, ...] = ()
     unit: str = ""  # the systemd unit whose end would end the holder
     reason: str = ""
@@ -116,5 +117,7 @@ def sweep() -> None:
     """Forget holdings that ended long ago."""
     for identity in list(identities()):
         state = load(identity)
-        if state and state.phase is Phase.ENDED and time.time() - state.since > _REMEMBERED_SECONDS:
+        if state is None or time.time() - max(state.since, state.expires) < _REMEMBERED_SECONDS:
+            continue
+        if state.phase is Phase.ENDED or procfs.is_ending(state.holder_pid, state.holder_starttime):
             forget(identity)

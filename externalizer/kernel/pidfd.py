@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import select
+import signal
 from types import TracebackType
 
 from externalizer.errors import NoAccess, TargetGone, Unsupported
@@ -75,6 +76,19 @@ class Pidfd:
         except TargetGone:
             return False
         return True
+
+    def kill(self) -> None:
+        """Send SIGKILL to exactly this process. Raises TargetGone, OSError."""
+        try:
+            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+        except ProcessLookupError:
+            raise procfs.gone(self.key.pid) from None
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended within `seconds`. It need not be our child."""
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        return bool(poller.poll(int(seconds * 1000)))
 
     def getfd(self, fd: int) -> int:
         """A duplicate of the process's descriptor `fd`: the same open file description, to be closed.

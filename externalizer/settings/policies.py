@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from externalizer.model.policy import KEEP_SECONDS, Policy, PolicyRule
 from externalizer.settings.policyfile import PolicyFile, read_named, read_system
 
@@ -24,6 +26,8 @@ def merged(sources: Sequence[PolicyFile]) -> Policy:
     rules: list[PolicyRule] = []
     strict, on_missing, keep = False, "fail", KEEP_SECONDS
     for source in sources:
+        if source.on_missing is not None:  # counts more than what rules of earlier sources say
+            rules = [msgspec.structs.replace(rule, on_missing="") for rule in rules]
         rules += source.rules
         strict = strict if source.strict is None else source.strict
         on_missing = source.on_missing or on_missing

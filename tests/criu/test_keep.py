@@ -20,6 +20,7 @@ from puppets import (
     accept,
     adopt_orphans,
     alive,
+    bound_datagram,
     externalize,
     listening,
     wait_gone,
@@ -238,6 +239,45 @@ class TestLettingGo:
             assert failed.code == 9, failed
             assert "the time to live was over" in failed.err
             assert not alive(user.pid)
+
+    def test_the_time_to_live_begins_when_the_tree_has_ended(
+        self, user: Puppet, checkpoint: Checkpoint, place: Path
+    ) -> None:
+        script = place / "slow"
+        script.write_text("#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION != post-dump ] || sleep 3\n")
+        script.chmod(0o755)
+        with listening(place / "server.sock") as server:
+            connect(user, place / "server.sock")
+            with accept(server):
+                slow = ("--action-script", str(script), "--keep-seconds", "3")
+                assert checkpoint.dump(user, *KEEP, *slow).code == 0
+                user.reap()
+                assert phases() == ["held"]
+
+    def test_an_option_among_others_in_one_word(
+        self, user: Puppet, checkpoint: Checkpoint, place: Path
+    ) -> None:
+        with listening(place / "server.sock") as server:
+            connect(user, place / "server.sock")
+            with accept(server):
+                refused = checkpoint.plain_dump(user, "-jR", planned_by=KEEP)
+                assert refused.code != 0
+                assert "criu was given --leave-running" in refused.err
+                assert user.ask("_ = 1") == 1
+
+    def test_a_datagram_socket_whose_holder_is_gone(
+        self, user: Puppet, checkpoint: Checkpoint, place: Path
+    ) -> None:
+        with bound_datagram(str(place / "log.sock")):
+            user.ask("c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)")
+            user.ask(f"c.connect({str(place / 'log.sock')!r})")
+            assert checkpoint.dump(user, *KEEP).code == 0
+            user.reap()
+            (one,) = holdings()
+            os.kill(int(str(one["holder_pid"])), signal.SIGKILL)
+            assert checkpoint.restore("--on-missing", "hangup").code == 0
+            with pytest.raises(PuppetError, match="not connected"):
+                user.ask("c.send(b'x')")
 
     def test_dropped_by_the_user(self, user: Puppet, checkpoint: Checkpoint, place: Path) -> None:
         with listening(place / "server.sock") as server:

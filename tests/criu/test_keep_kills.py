@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from keeping import holdings, last, phases
@@ -118,6 +120,54 @@ def test_a_kill_while_the_restored_tree_is_verified(
     wait_gone(dumped.puppet.pid)
     wait_for(lambda: phases() == ["held"])
     restored_with_its_session(dumped, checkpoint)
+
+
+@pytest.mark.parametrize("victim", ["criu", "task"])
+def test_a_kill_after_everything_was_verified(
+    dumped: Client, checkpoint: Checkpoint, place: Path, victim: str
+) -> None:
+    """A script of the user's runs after ours at post-restore: the restore can still be aborted."""
+    script = place / "script"
+    script.write_text(
+        f"#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION = post-restore ] || exit 0\n> {place}/reached; sleep 60\n"
+    )
+    script.chmod(0o755)
+    command = Started(place, "restore", "-d", "-D", checkpoint.images, "--action-script", script)
+    criu = command.criu()
+    wait_for((place / "reached").exists)
+    kill({"criu": criu, "task": dumped.puppet.pid}[victim])
+    if victim == "task":
+        kill(criu)
+    assert command.finish().code == 9
+    wait_gone(dumped.puppet.pid)
+    wait_for(lambda: phases() == ["held"])
+    restored_with_its_session(dumped, checkpoint)
+
+
+def test_a_restore_without_the_hook_is_told_by_the_plugin(
+    dumped: Client, checkpoint: Checkpoint, place: Path
+) -> None:
+    static = place / "static.conf"
+    plan = json.loads((checkpoint.images / "externalizer-plan.json").read_text())
+    options = [(name, value) for name, value in plan["restore_options"] if name != "action-script"]
+    static.write_text("".join(f"{name} {value}\n" for name, value in options))
+    restored = checkpoint._criu("restore", "-d", "-o", "restore.log", "--config", static)
+    assert restored.code == 0, restored.err[-2000:]
+    wait_for(lambda: phases() == ["ended"])
+    assert dumped.puppet.ask("_ = c.recv(9)") == b"unread"
+    dumped.puppet.ask("c.close()")
+    assert dumped.connection.recv(9) == b""
+
+
+def test_a_holder_that_does_not_answer_is_ended_by_a_drop(dumped: Client, checkpoint: Checkpoint) -> None:
+    (one,) = holdings()
+    os.kill(int(str(one["holder_pid"])), signal.SIGSTOP)
+    listed = externalize("kept")
+    assert "it lives, but does not answer" in listed.out
+    assert externalize("kept", "--drop", str(one["id"])).code == 0
+    with pytest.raises(ConnectionResetError):  # as at every close with unread data
+        dumped.connection.recv(9)
+    assert phases() == ["ended"]
 
 
 def test_nobody_tells_the_holder_that_the_tree_runs(dumped: Client, checkpoint: Checkpoint) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -80,6 +82,35 @@ class TestChoosing:
                 assert one["policy"] == f"{policy_file}, [[socket]] 1: hangup path:*/server.sock"
                 shown = externalize(*words, "--reconnect", f"ino:{one['ino']}").out
                 assert f"--reconnect: reconnect ino:{one['ino']}" in " ".join(shown.split())
+
+    def test_a_dump_follows_the_policy_that_it_began_with(
+        self, puppet: Puppet, checkpoint: Checkpoint, place: Path
+    ) -> None:
+        """Twice from the same files; and somebody looks at the process meanwhile, which registers a plan."""
+        look = place / "look"
+        look.write_text(
+            "#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION != pre-dump ] || "
+            f"{sys.executable} -m externalizer.cli.main {puppet.pid} -o {place}/other > /dev/null\n"
+        )
+        look.chmod(0o755)
+        with listening(place / "server.sock") as server:
+            connect(puppet, place / "server.sock")
+            with accept(server):
+                assert checkpoint.plain_dump(puppet, "-R", planned_by=("--hangup", "all")).code == 0
+                conf = place / "plan" / "dump.conf"
+                again = Checkpoint(checkpoint.criu, place / "puppet")
+                again.images.mkdir(mode=0o700)
+                dumped = again._criu("dump", "-t", str(puppet.pid), "-R", "-o", "dump.log", "--config", conf)
+                assert dumped.code == 0, dumped.err[-2000:]
+                for one in (checkpoint, again):
+                    plan = json.loads((one.images / "externalizer-plan.json").read_text())
+                    assert [socket["action"] for socket in plan["sockets"]] == ["hangup"]
+                third = Checkpoint(checkpoint.criu, place / "third")
+                (place / "third").mkdir()
+                ran = third.dump(puppet, "-R", "--hangup", "all", "--action-script", str(look))
+                assert ran.code == 0, ran
+                plan = json.loads((third.images / "externalizer-plan.json").read_text())
+                assert [socket["action"] for socket in plan["sockets"]] == ["hangup"]
 
     def test_refuse(self, puppet: Puppet, checkpoint: Checkpoint, place: Path) -> None:
         with listening(place / "server.sock") as server:
@@ -273,7 +304,7 @@ class TestAnotherAddress:
                 (["/x"], "it is not OLD=NEW"),
                 ([f"{old}=relative"], "neither an absolute path nor @name"),
                 ([f"{old}=/a", f"{old}=/b"], "is mapped to two addresses"),
-                ([f"{old}=@{'x' * 108}"], "longer than the 107 bytes"),
+                ([f"{old}=@{'x' * 108}"], "has not 1 to 107 bytes"),
             ):
                 options = [word for one in words for word in ("--map-socket", one)]
                 refused(run("restore", "-d", "-D", checkpoint.images, *options), 2, problem)

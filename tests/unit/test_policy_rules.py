@@ -78,6 +78,11 @@ def test_the_command_line_counts_more_than_a_file_and_that_more_than_the_machine
     assert chosen is not None
     assert chosen.want is Want.REFUSE
     assert policy.on_missing == "hangup"
+    own = PolicyFile((PolicyRule("all", Want.KEEP, "file", "hangup"),))
+    assert merged([own]).rules[0].on_missing == "hangup"
+    assert (
+        merged([own, PolicyFile(on_missing="fail")]).rules[0].on_missing == ""
+    )  # the command line counts more
     assert merged([PolicyFile(strict=True), PolicyFile(strict=False)]).strict is False
 
 

@@ -18,8 +18,8 @@ from externalizer.checkpoint import (
     inflight,
     installation,
     keeping,
-    registry,
     wanted,
+    wishes,
 )
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
@@ -27,16 +27,14 @@ from externalizer.checkpoint.recording import Recorder
 from externalizer.checkpoint.stages.pre_dump import refuse
 from externalizer.checkpoint.survey import listeners_dumped, survey
 from externalizer.checkpoint.targets import with_owners
-from externalizer.checkpoint.wishes import policy_of
 from externalizer.criu import cgroupimage, unixedit, userns
 from externalizer.criu import images as criu_images
 from externalizer.criu.messages import USK_CALLBACK
 from externalizer.criu.queues import QueuesImage
 from externalizer.errors import Refused
-from externalizer.kernel import procfs, safefs
+from externalizer.kernel import safefs
 from externalizer.model.finding import Action
 from externalizer.model.plan import Plan, to_json
-from externalizer.model.process import TaskKey
 from externalizer.model.record import (
     POLICY_FILE,
     RESTORE_FILE,
@@ -58,7 +56,7 @@ def run(pid: int, images: int) -> None:
 
 
 def _complete(pid: int, images: int) -> None:
-    policy = policy_of(registry.find(TaskKey(pid, procfs.starttime(pid))))
+    policy = wishes.stored(images, criu_key())
     files = criu_images.FilesImage(images)
     queues = QueuesImage(images)
     found = listeners_dumped(survey(pid, installation.paths(), policy, stopped=True))
@@ -106,7 +104,7 @@ def _store(
     for name in (POLICY_FILE, SEEN_FILE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=images)
-    registry.forget(TaskKey(plan.target.pid, plan.target.starttime))
+    wishes.forget(images)
     say(
         f"{len(plan.sockets)} external sockets, {len(records)} to be reconnected, {kept} kept, "
         f"{len(plan.mounts)} mounts"

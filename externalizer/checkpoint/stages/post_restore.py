@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from externalizer.checkpoint import handback
-from externalizer.checkpoint.artifacts import wanted_plan
+from externalizer.checkpoint.artifacts import stored_holding, wanted_plan
 from externalizer.checkpoint.hook import say
 from externalizer.checkpoint.reconnect import connect_datagrams
 from externalizer.checkpoint.restored import Restored
@@ -34,11 +34,16 @@ def run(pid: int, images: int) -> None:
     """Make the sockets of the restored tree of `pid` what the plan says, or raise RestoreFailed."""
     plan = wanted_plan(images)
     if plan is None:
+        if stored_holding(images) is not None:
+            raise RestoreFailed(
+                "sockets were kept for these images, but they have no plan",
+                why="nothing could be compared",
+                hint="copy the image directory again, whole",
+            )
         say("no plan in the image directory: dumped without this hook, nothing is verified")
         return
     if not plan.sockets:
         return
-    handback.tell_restored(pid, images)
     datagrams = [socket for socket in plan.sockets if socket.action is Action.DATAGRAM]
     with Restored(pid) as tree:
         connect_datagrams(tree, datagrams)
@@ -53,4 +58,5 @@ def run(pid: int, images: int) -> None:
             why="the program would go on with wrong connections",
             hint="look at the servers they name, then restore again: the images are unchanged",
         )
+    handback.announce(images)
     say(f"{len(plan.sockets)} external sockets as planned, {len(report.unverified)} not verifiable yet")

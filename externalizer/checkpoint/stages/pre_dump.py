@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 
-from externalizer.checkpoint import identity, installation, keeping, registry, wanted
+from externalizer.checkpoint import identity, installation, keeping, registry, wanted, wishes
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.survey import survey
-from externalizer.checkpoint.wishes import policy_of
 from externalizer.errors import Refused
 from externalizer.kernel import procfs, safefs
 from externalizer.model.plan import Plan
@@ -31,8 +30,9 @@ def run(pid: int, images: int) -> None:
     target = TaskKey(pid, procfs.starttime(pid))
     identity.check(target, criu, os.environ)
     registered = registry.find(target)
+    policy = wishes.policy_of(target, registered, criu)
     stopped = wanted.FROZEN in os.environ
-    plan = survey(pid, installation.paths(), policy_of(registered), stopped=stopped)
+    plan = survey(pid, installation.paths(), policy, stopped=stopped)
     refuse(plan)
     if registered is None:
         say(f"no plan is registered for pid {pid}: planned now")
@@ -42,8 +42,8 @@ def run(pid: int, images: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=images)
     keeping.prepare(plan, key, images)
-    policy = pack_policy([], key.pid, key.starttime)
-    safefs.write_file(images, POLICY_FILE, policy)
+    wishes.store(images, key, policy)
+    safefs.write_file(images, POLICY_FILE, pack_policy([], key.pid, key.starttime))
     _warn_of_other_scripts(criu)
 
 
