@@ -42,6 +42,8 @@ def verify(tree: Restored, planned: Sequence[SocketPlan]) -> Report:
             problems = list(_problems(tree, one))
             if one.action is Action.RECONNECT and not problems:
                 _server_side(tree, one, described, report)
+            elif one.action is Action.DATAGRAM and not problems:
+                problems = list(_receiver(tree, one, described, report))
         except (ExternalizerError, OSError) as error:
             problems = [str(error)]
         report.wrong += [f"{_subject(one)}: {problem}" for problem in problems]
@@ -113,6 +115,21 @@ def _hung_up(ours: socket.socket) -> bool:
     poller = select.poll()
     poller.register(ours, 0)
     return bool(poller.poll(0))  # POLLHUP is reported without being asked for (poll(2))
+
+
+def _receiver(tree: Restored, one: SocketPlan, described: dict[int, Peer], report: Report) -> Iterator[str]:
+    """Whose an abstract name is now: it can be bound by anybody once its receiver has gone.
+
+    Of a path the socket file was compared before the connect, and a receiver has no credentials.
+    """
+    if one.mapped or to_bytes(one.target)[:1] != b"\0":
+        return
+    peer = described.get(tree.ref(one).ino)
+    name = socket_name(to_bytes(one.target))
+    if one.peer.owner is None or peer is None or peer.owner is None:
+        report.unverified.append(f"{_subject(one)}: connected; whose the receiver at {name} is can't be read")
+    elif peer.owner != one.peer.owner:
+        yield f"the receiver at {name} belongs to uid {peer.owner}, it was uid {one.peer.owner}"
 
 
 def _server_side(tree: Restored, one: SocketPlan, described: dict[int, Peer], report: Report) -> None:

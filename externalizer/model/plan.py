@@ -29,6 +29,7 @@ class PeerPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str = ""  # in the client's mount namespace
     uid: int | None = None  # of the server, as SO_PEERCRED tells it
     gid: int | None = None
+    owner: int | None = None  # uid that made the other end's socket; of a datagram receiver all there is
 
 
 class ClientPlan(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -70,6 +70,7 @@ class Peer:
     path_in_client_ns: bytes
     server: Credentials | None  # SO_PEERCRED of our end: who listens there
     client: Credentials | None  # SO_PEERCRED of the peer's end: what the server recorded of us
+    owner: int | None = None  # uid that made the peer's socket, as fstat(2) of it shows
     label: bytes = b""  # SO_PEERSEC of the peer's end, likewise; b"" = none is kept
 
 

@@ -106,6 +106,7 @@ def _peer_plan(peer: Peer) -> model.PeerPlan:
         path=printable(peer.path_in_client_ns),
         uid=peer.server.uid if peer.server else None,
         gid=peer.server.gid if peer.server else None,
+        owner=peer.owner,
     )
 
 

@@ -50,6 +50,7 @@ class _Facts:
     name_file: FileId | None = None
     path: tuple[bytes, FileId] | None = None
     label: bytes = b""
+    made_by: int | None = None  # a uid
 
 
 def describe(snapshot: Snapshot, sockets: Iterable[UnixSocket]) -> dict[int, Peer]:
@@ -111,6 +112,7 @@ class _Survey:
             path_in_client_ns=facts.path[0] if facts.path else b"",
             server=end.server,
             client=facts.client,
+            owner=facts.made_by,
             label=facts.label,
         )
 
@@ -118,7 +120,14 @@ class _Survey:
         name = facts.name or unixsock.own_name(fd)
         client = None if end.waiting else unixsock.peer_credentials(fd)
         label = b"" if end.waiting else unixsock.peer_label(fd)
-        facts = replace(facts, owner=self._owner(held), client=client, name=name, label=label)
+        facts = replace(
+            facts,
+            owner=self._owner(held),
+            client=client,
+            name=name,
+            label=label,
+            made_by=os.fstat(fd).st_uid,
+        )
         bound = unixsock.bound_file(fd) if name and name[:1] != b"\0" else None
         try:
             return self._with_path(end, facts, held.key.pid, bound)

@@ -416,6 +416,35 @@ def test_a_datagram_impostor_is_not_connected_to(user: Puppet, checkpoint: Check
         assert checkpoint.restore().code == 0
 
 
+def test_an_abstract_datagram_impostor_is_found_out(puppet: Puppet, checkpoint: Checkpoint) -> None:
+    """Anybody may bind an abstract name that has become free."""
+    name = f"\0externalizer-impostor-{os.getpid()}"
+
+    def receiver(uid: int) -> socket.socket:
+        os.seteuid(uid)
+        try:
+            one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        finally:
+            os.seteuid(0)
+        one.bind(name)
+        one.settimeout(20)
+        return one
+
+    with receiver(0):
+        puppet.ask(f"c = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); c.connect({name!r})")
+        assert checkpoint.dump(puppet).code == 0
+        puppet.reap()
+    with receiver(4321):
+        failed = checkpoint.restore()
+        assert failed.code == 9, failed
+        assert "belongs to uid 4321, it was uid 0" in failed.err
+        wait_gone(puppet.pid)
+    with receiver(0) as log:
+        assert checkpoint.restore().code == 0
+        puppet.ask("c.send(b'mine')")
+        assert log.recv(9) == b"mine"
+
+
 def test_a_datagram_peer_in_another_net_namespace_is_refused_unharmed(
     puppet: Puppet, checkpoint: Checkpoint, place: Path
 ) -> None:
