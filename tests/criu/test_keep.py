@@ -117,7 +117,7 @@ def test_a_queued_descriptor_that_could_not_stay_is_refused(
             reading, writing = os.pipe()
             connection.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [reading]))])
             os.close(reading)
-            refused = checkpoint.dump(puppet, *KEEP)
+            refused = checkpoint.dump(puppet, *KEEP, "--retries", "0")
             os.close(writing)
             assert refused.code == 7, refused
             assert "can't be kept: a descriptor queued in it is not a regular file" in refused.err

@@ -209,7 +209,7 @@ def test_a_refusal_harms_nothing(
     with hands.stack:
         with open_to_all():
             case.make(hands)
-        ran = checkpoint.dump(user, *words(policy))
+        ran = checkpoint.dump(user, *words(policy), "--retries", "0")
         assert ran.code == 7, (ran.out, ran.err)
         assert f"[{case.expected[policy]}," in " ".join(ran.out.split()), ran.out
         assert not checkpoint.images.exists()
