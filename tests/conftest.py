@@ -102,3 +102,12 @@ def puppet(place: Path) -> Iterator[Puppet]:
     one = Puppet(place / "puppet")
     yield one
     one.end()
+
+
+@pytest.fixture
+def user(place: Path) -> Iterator[Puppet]:
+    """A puppet that is not root and has a supplementary group."""
+    adopt_orphans()
+    one = Puppet(place / "puppet", 1234, 1235, (777,))
+    yield one
+    one.end()

@@ -18,7 +18,6 @@ from puppets import (
     Puppet,
     PuppetError,
     accept,
-    adopt_orphans,
     alive,
     bound_datagram,
     externalize,
@@ -31,15 +30,6 @@ from victims import wait_for
 pytestmark = [pytest.mark.criu, pytest.mark.usefixtures("nothing_kept")]
 
 KEEP = ("--keep", "all")
-
-
-@pytest.fixture
-def user(place: Path) -> Iterator[Puppet]:
-    """A puppet that is not root."""
-    adopt_orphans()
-    one = Puppet(place / "puppet", 1234, 1235, (777,))
-    yield one
-    one.end()
 
 
 def connect(puppet: Puppet, name: Path | str, kind: str = "SOCK_STREAM") -> int:

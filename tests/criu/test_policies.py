@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from puppets import (
     Puppet,
     PuppetError,
     accept,
-    adopt_orphans,
     bound_datagram,
     externalize,
     listening,
@@ -28,15 +26,6 @@ from puppets import (
 from refusals import refused, run
 
 pytestmark = pytest.mark.criu
-
-
-@pytest.fixture
-def user(place: Path) -> Iterator[Puppet]:
-    """A puppet that is not root."""
-    adopt_orphans()
-    one = Puppet(place / "puppet", 1234, 1235, (777,))
-    yield one
-    one.end()
 
 
 def connect(puppet: Puppet, name: Path | str, variable: str = "c") -> None:
