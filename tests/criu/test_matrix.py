@@ -180,23 +180,25 @@ def cycle(cases: list[Case], policy: str, user: Puppet, checkpoint: Checkpoint, 
             SEEN[case.title, policy] = outcome
 
 
-@pytest.mark.skipif(FULL, reason="at full size every case has a tree of its own")
-@pytest.mark.parametrize("policy", POLICIES)
-def test_all_cases_of_a_policy_in_one_tree(
-    user: Puppet, checkpoint: Checkpoint, place: Path, policy: str
-) -> None:
-    cycle([one for one in handled(policy) if not one.exclusive], policy, user, checkpoint, place)
-
-
 if FULL:
 
-    @pytest.mark.parametrize("policy", POLICIES)
-    @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+    @pytest.mark.parametrize(
+        ("case", "policy"),
+        [(one, policy) for policy in POLICIES for one in handled(policy)],
+        ids=lambda each: each if isinstance(each, str) else each.id,
+    )
     def test_a_case_in_a_tree_of_its_own(
         user: Puppet, checkpoint: Checkpoint, place: Path, case: Case, policy: str
     ) -> None:
-        if case.expected.get(policy) in OUTCOMES:
-            cycle([case], policy, user, checkpoint, place)
+        cycle([case], policy, user, checkpoint, place)
+
+else:
+
+    @pytest.mark.parametrize("policy", POLICIES)
+    def test_all_cases_of_a_policy_in_one_tree(
+        user: Puppet, checkpoint: Checkpoint, place: Path, policy: str
+    ) -> None:
+        cycle([one for one in handled(policy) if not one.exclusive], policy, user, checkpoint, place)
 
 
 @pytest.mark.parametrize(
