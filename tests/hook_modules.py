@@ -42,7 +42,8 @@ _PLANNING = _GREETINGS | {
     "externalizer.plan", "externalizer.plan.build", "externalizer.plan.policy", "externalizer.rules",
     "externalizer.rules.criu_mounts", "externalizer.rules.mount_keys", "externalizer.rules.mount_sources",
     "externalizer.rules.mounts", "externalizer.rules.protocols", "externalizer.rules.registry",
-    "externalizer.rules.sides", "externalizer.rules.unix_sockets", "externalizer.scan.listens",
+    "externalizer.rules.sides", "externalizer.rules.socket_facts", "externalizer.rules.unix_sockets",
+    "externalizer.scan.listens",
     "externalizer.scan.mountroot", "externalizer.scan.mountsource",
 }  # fmt: skip
 

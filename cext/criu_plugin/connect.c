@@ -18,15 +18,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "criu_abi.h"
+#include "ids.h"
 #include "plugin.h"
 
 /*
@@ -36,14 +35,6 @@
  */
 #define CONNECT_DEADLINE_MS 10000
 #define RETRY_MS	    50 /* between looks for a listener that is waited for */
-
-struct ids {
-	uid_t ruid, euid, suid;
-	gid_t rgid, egid, sgid;
-	int dumpable;
-	int ngroups;
-	gid_t *groups;
-};
 
 static long long now_ms(void)
 {
@@ -79,77 +70,6 @@ static long long remaining_ms(long long span)
 
 	atomic_compare_exchange_strong(start, &none, now_ms());
 	return atomic_load(start) + span - now_ms();
-}
-
-/* Raw system calls: the libc wrappers synchronise threads that don't exist here, by signals. */
-static int ids_get(struct ids *ids)
-{
-	if (syscall(SYS_getresuid, &ids->ruid, &ids->euid, &ids->suid) ||
-	    syscall(SYS_getresgid, &ids->rgid, &ids->egid, &ids->sgid))
-		return -errno;
-	ids->dumpable = prctl(PR_GET_DUMPABLE);
-	ids->ngroups = syscall(SYS_getgroups, 0, NULL);
-	if (ids->ngroups < 0)
-		return -errno;
-	ids->groups = calloc(ids->ngroups + 1, sizeof(gid_t));
-	if (!ids->groups)
-		return -ENOMEM;
-	if (syscall(SYS_getgroups, ids->ngroups, ids->groups) != ids->ngroups)
-		return -EAGAIN;
-	return 0;
-}
-
-/* In a user namespace with setgroups denied the list can't be set: fine only if it is right already. */
-static int set_groups(const gid_t *groups, int count, const gid_t *have, int nhave)
-{
-	if (!syscall(SYS_setgroups, count, groups))
-		return 0;
-	if (errno == EPERM && count == nhave && !memcmp(groups, have, count * sizeof(gid_t)))
-		return 0;
-	return -errno;
-}
-
-static int ids_switch(const struct ids *old, const struct ez_restore *rec)
-{
-	gid_t *groups = calloc(rec->groups_len + 1, sizeof(gid_t));
-	int ret;
-
-	if (!groups)
-		return -ENOMEM;
-	memcpy(groups, ez_restore_groups(rec), rec->groups_len * sizeof(gid_t));
-	ret = set_groups(groups, rec->groups_len, old->groups, old->ngroups);
-	free(groups);
-	if (ret)
-		return ret;
-	/* Only the effective ids matter to SO_PEERCRED and to permission checks; the saved ones lead back. */
-	if (syscall(SYS_setresgid, -1, rec->gid, -1) || syscall(SYS_setresuid, -1, rec->uid, -1))
-		return -errno;
-	return 0;
-}
-
-static int ids_revert(const struct ids *old)
-{
-	struct ids now = { 0 };
-	int ret;
-
-	if (syscall(SYS_setresuid, -1, old->euid, -1) || syscall(SYS_setresgid, -1, old->egid, -1))
-		return -errno;
-	ret = ids_get(&now);
-	if (!ret)
-		ret = set_groups(old->groups, old->ngroups, now.groups, now.ngroups);
-	free(now.groups);
-	if (ret)
-		return ret;
-	memset(&now, 0, sizeof(now));
-	ret = ids_get(&now);
-	if (!ret && (now.euid != old->euid || now.egid != old->egid || now.ngroups != old->ngroups ||
-		     memcmp(now.groups, old->groups, old->ngroups * sizeof(gid_t))))
-		ret = -EPERM;
-	free(now.groups);
-	/* A change of the effective uid makes a task undumpable (prctl(2)); criu needs it as it was. */
-	if (!ret && old->dumpable == 1 && prctl(PR_SET_DUMPABLE, 1))
-		ret = -errno;
-	return ret;
 }
 
 static int connect_bounded(int fd, const struct sockaddr_un *addr, socklen_t len)
@@ -274,17 +194,17 @@ static int check_server(int sk, const struct ez_restore *rec)
 
 static int connect_as_recorded(int sk, const struct ez_restore *rec)
 {
-	struct ids old = { 0 };
+	struct ez_ids old = { 0 };
 	int ret, reverted;
 
-	ret = ids_get(&old);
+	ret = ez_ids_get(&old);
 	if (ret)
 		goto out;
-	ret = ids_switch(&old, rec);
+	ret = ez_ids_switch(&old, rec);
 	if (!ret)
 		ret = ez_restore_target(rec)[0] ? connect_path(sk, rec) : connect_abstract(sk, rec);
 	/* A failed way back is fatal too: the task would be restored with other rights than it had. */
-	reverted = ids_revert(&old);
+	reverted = ez_ids_revert(&old);
 	if (reverted) {
 		ez_log(EZ_LOG_ERROR, "can't get back to the task's credentials: %s\n", strerror(-reverted));
 		ret = reverted;
@@ -352,12 +272,16 @@ static int nobody_listens(int ret)
 static int connect_or_wait(int sk, const struct ez_restore *rec)
 {
 	const struct timespec pause = { .tv_nsec = RETRY_MS * 1000000l };
-	int ret;
+	char text[4 * EZ_MAX_NAME + 8];
+	int ret, said = 0;
 
 	for (;;) {
 		ret = connect_as_recorded(sk, rec);
 		if (!nobody_listens(ret) || remaining_ms(rec->wait_ms) <= 0)
 			return ret;
+		if (!said++)
+			ez_log(EZ_LOG_WARN, "socket %u: nobody listens at %s yet, waiting\n", rec->ino,
+			       ez_printable(ez_restore_target(rec), rec->target_len, text, sizeof(text)));
 		nanosleep(&pause, NULL);
 	}
 }

@@ -35,11 +35,15 @@ def connect_datagrams(tree: Restored, planned: Iterable[SocketPlan]) -> None:
         for one in planned:
             missing = Missing.of(one.on_missing)
             with socket.socket(fileno=tree.duplicate(one)) as ours:
+                said = False
                 while True:
                     try:
                         _connect(ours, one, tree.pid(one), opened)
                     except ReceiverGone as error:
                         if time.monotonic() < start + min(missing.wait, _LONGEST_WAIT):
+                            if not said:
+                                say(f"nobody receives at {socket_name(to_bytes(one.target))} yet, waiting")
+                            said = True
                             time.sleep(_RETRY_SECONDS)
                             continue
                         if not missing.hangup:

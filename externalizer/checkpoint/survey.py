@@ -23,7 +23,7 @@ from externalizer.model.socket import Credentials, Peer, SockState, SockType, Un
 from externalizer.model.text import printable
 from externalizer.plan.build import Here, Installed, build, unreadable_finding
 from externalizer.rules.sides import listening, side
-from externalizer.rules.unix_sockets import SocketFacts
+from externalizer.rules.socket_facts import SocketFacts
 from externalizer.scan import native, peers
 from externalizer.scan.listens import Listens
 

@@ -14,7 +14,8 @@ from externalizer.model.socket import Peer, SockType, UnixSocket
 from externalizer.model.text import printable, socket_name
 from externalizer.plan.policy import choose
 from externalizer.rules.registry import Judgement, first_match
-from externalizer.rules.unix_sockets import UNIX_SOCKETS, WANTED, SocketFacts
+from externalizer.rules.socket_facts import SocketFacts
+from externalizer.rules.unix_sockets import UNIX_SOCKETS, WANTED
 
 HolderOf = Callable[[FdRef], Holder]
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from externalizer.model.policy import Policy, PolicyRule
 from externalizer.model.text import to_bytes
-from externalizer.rules.unix_sockets import SocketFacts
+from externalizer.rules.socket_facts import SocketFacts
 
 KINDS = "fd:N, ino:N, path:GLOB, peer:GLOB or all"
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from puppets import (
     wait_gone,
 )
 from refusals import refused, run
+from victims import wait_for
 
 pytestmark = pytest.mark.criu
 
@@ -155,7 +155,7 @@ class TestAListenerThatIsGone:
                 pass
 
         def start() -> None:
-            time.sleep(0.5)  # not a handshake: the restore must find nobody at first
+            wait_for(lambda: "yet, waiting" in checkpoint.log("restore.log"))
             path.unlink(missing_ok=True)
             server.bind(str(path))
             os.chmod(path, 0o777)
@@ -244,7 +244,12 @@ class TestAListenerThatIsGone:
                 puppet.ask("d.send(b'x')")
             return
         found: list[socket.socket] = []
-        late = threading.Timer(0.5, lambda: found.append(bound_datagram(path)))
+
+        def start() -> None:
+            wait_for(lambda: "yet, waiting" in checkpoint.log("restore.log"))
+            found.append(bound_datagram(path))
+
+        late = threading.Thread(target=start)
         late.start()
         restored = checkpoint.restore("--on-missing", wish)
         late.join()
@@ -343,8 +348,8 @@ class TestHeldOutside:
                 checkpoint.cycle(puppet, "--keep", "all")
                 puppet.ask("c.sendall(b'shared')")
                 assert connection.recv(9) == b"shared"
-                process.stdin.close()  # type: ignore[union-attr]
-                assert process.wait(timeout=20) == 0
+                process.communicate(timeout=20)
+                assert process.returncode == 0
                 puppet.ask("c.close()")
                 assert connection.recv(9) == b""
 

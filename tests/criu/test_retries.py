@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from puppets import PATIENCE, Checkpoint, Puppet, accept, listening
+from puppets import PATIENCE, Checkpoint, Puppet, accept, listening, wait_gone
 from refusals import run
 from victims import Health, Holdable, Started, held, wait_for
 
@@ -178,7 +178,7 @@ class TestThePeerWritesDuringTheDump:
             one = held(command.pid)
             connection.send(b"x")
             os.kill(one, signal.SIGCONT)
-            wait_for(lambda gone=one: int(not Path(f"/proc/{gone}").exists()))  # type: ignore[misc]
+            wait_gone(one)
         done = command.finish()
         assert done.code == 7, done
         assert "the process runs on" in done.err

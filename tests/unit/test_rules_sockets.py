@@ -15,7 +15,8 @@ from externalizer.model.socket import Credentials, FileId, Peer, Shutdown, SockS
 from externalizer.rules.protocols import datagrams, stateful
 from externalizer.rules.registry import first_match
 from externalizer.rules.sides import listening, side
-from externalizer.rules.unix_sockets import UNIX_SOCKETS, WANTED, SocketFacts, all_rules
+from externalizer.rules.socket_facts import SocketFacts
+from externalizer.rules.unix_sockets import UNIX_SOCKETS, WANTED, all_rules
 
 NETNS = 4026531840
 SOCKET = UnixSocket(
