@@ -36,11 +36,13 @@ criu: setup ## find a working criu, or install one into a private prefix; TOOLS=
 demo: criu ## the main job on a real example: sockets and mounts outside, dumped and restored
 	$(PYTHON) -m externalizer.cli.main demo
 
-# In namespaces of their own (tests/isolated.py): no other process takes a pid that a restore needs.
+# Two workers, each in namespaces of its own (tests/isolated.py): nobody takes a pid that a restore needs.
 TESTS ?= tests
+WORKERS ?= 2
 test: criu ## run all tests, real criu included (root); TESTS="tests/unit" runs some
 	$(PYTHON) -m pytest -q -m host tests
-	$(PYTHON) tests/isolated.py $(PYTHON) -m pytest -m 'not host' $(TESTS)
+	$(PYTHON) -m pytest -m 'not host' --dist loadfile \
+		--tx '$(WORKERS)*popen//python=$(PYTHON) tests/isolated.py $(PYTHON)' $(TESTS)
 
 # The long suites, which `make test` runs at the size of CI.
 matrix: criu ## every kind of external unix socket on real criu, at full size, with its table

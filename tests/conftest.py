@@ -14,6 +14,13 @@ from puppets import Checkpoint, Puppet, adopt_orphans
 from support import Criu, Truth, compile_program
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker of `make test` has a /tmp of its own: the directory that pytest-xdist names is not in it."""
+    if hasattr(config, "workerinput"):
+        config.option.basetemp = None
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print how long the tests of each marker took, so that a suite that grows is seen."""
     ours = {"criu", "matrix", "daemons", "packaging"}  # getini("markers") also has those of plugins
