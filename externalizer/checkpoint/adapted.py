@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from externalizer.checkpoint import mountmaps
 from externalizer.checkpoint.artifacts import PLAN_FILE, stored_holding
 from externalizer.criu.images import read_file
 from externalizer.errors import UsageError
@@ -39,10 +40,14 @@ _DIRECTORY = "adapted"
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """`maps`: old and new address, bytes as in a record, NUL first = abstract. `on_missing`: "" = planned."""
+    """`maps`: old and new address, bytes as in a record, NUL first = abstract. `on_missing`: "" = planned.
+
+    `mounts`: mountpoints and their sources on this host.
+    """
 
     maps: tuple[tuple[bytes, bytes], ...] = ()
     on_missing: str = ""
+    mounts: tuple[mountmaps.Pair, ...] = ()
 
 
 def parse_map(text: str) -> tuple[bytes, bytes]:
@@ -53,11 +58,18 @@ def parse_map(text: str) -> tuple[bytes, bytes]:
     parts = os.fsencode(text).replace(b"==", b"\0").split(b"=")
     if len(parts) != 2:
         raise ValueError("it is not OLD=NEW (an = within an address is written ==)")
-    old, new = (_address(part.replace(b"\0", b"=")) for part in parts)
+    old, new = (address(part.replace(b"\0", b"=")) for part in parts)
     return old, new
 
 
-def _address(raw: bytes) -> bytes:
+def named_map(old: str, new: str) -> tuple[bytes, bytes]:
+    """A pair of addresses as the plan prints them. Raises ValueError with a sentence."""
+    was, becomes = (address(os.fsencode(name) if name[:1] == "@" else to_bytes(name)) for name in (old, new))
+    return was, becomes
+
+
+def address(raw: bytes) -> bytes:
+    """An address as in a record, from what a user wrote. Raises ValueError with a sentence."""
     if raw.startswith(b"@"):
         # In the form that the plan prints: it may hold any byte.
         name = to_bytes(raw[1:].decode("utf-8", "surrogateescape"))
@@ -70,7 +82,7 @@ def _address(raw: bytes) -> bytes:
 
 
 def apply(plan: Plan, wishes: Wishes) -> Plan:
-    """The plan as it is to be restored now. Raises UsageError for a map that means no socket."""
+    """The plan as it is to be restored now. Raises UsageError for a map that means no socket or no mount."""
     found = {old for old, _ in wishes.maps} - {to_bytes(one.target) for one in plan.sockets if one.target}
     if found:
         known = sorted({socket_name(to_bytes(one.target)) for one in plan.sockets if one.target})
@@ -79,6 +91,7 @@ def apply(plan: Plan, wishes: Wishes) -> Plan:
             why=f"the images connect to: {', '.join(known) or 'nothing'}",
         )
     sockets = tuple(_adapted(one, wishes) for one in plan.sockets)
+    plan = mountmaps.apply(plan, wishes.mounts)
     return sealed(msgspec.structs.replace(plan, sockets=sockets))
 
 

@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass
 
 from externalizer.kernel import namespaces
+from externalizer.model.filekind import file_kind
 from externalizer.model.finding import Finding, Place, Verdict
+from externalizer.model.mount import Mount
 from externalizer.model.plan import MountPlan
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable
@@ -45,10 +47,20 @@ def judge(snapshot: Snapshot) -> Found:
             elif need.mount is None or need.verdict is MountVerdict.ROOT:
                 root = printable(source.path)
             else:
-                mounts.append(
-                    MountPlan(printable(need.mount.mountpoint), need.key, printable(source.path), need.reason)
-                )
+                mounts.append(_planned(need.mount, need, source))
     return Found(tuple(mounts), root, tuple(findings))
+
+
+def _planned(mount: Mount, need: MountNeed, source: mountsource.VerifiedSource) -> MountPlan:
+    return MountPlan(
+        mountpoint=printable(mount.mountpoint),
+        key=need.key,
+        source=printable(source.path),
+        reason=need.reason,
+        kind=file_kind(source.mode),
+        dev=source.dev,
+        ino=source.ino,
+    )
 
 
 def _view(snapshot: Snapshot) -> MountView:

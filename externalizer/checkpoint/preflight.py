@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from externalizer.checkpoint import sources
 from externalizer.checkpoint.artifacts import stored_holding
 from externalizer.criu import pages
 from externalizer.criu.images import ImageDamaged, read_file
@@ -16,10 +17,15 @@ from externalizer.model.plan import Plan
 from externalizer.model.record import RESTORE_FILE, Missing, RecordDamaged, unpack_restore
 
 
-def check(dirfd: int, plan: Plan, progress: Callable[[str], None]) -> None:
-    """Raise RestoreFailed for what is missing or damaged; tell what will be lost as the user wishes."""
+def check(dirfd: int, plan: Plan, root: str, progress: Callable[[str], None]) -> None:
+    """Raise RestoreFailed for what is missing or damaged; tell what will be lost as the user wishes.
+
+    `root` is the host's path of the directory that becomes the tree's root, printable, empty = none.
+    """
     _memory(dirfd)
     _records(dirfd, plan)
+    if plan.target.own_mount_ns:
+        _mounts(plan, root, progress)
     _holder(dirfd, plan, progress)
 
 
@@ -34,6 +40,28 @@ def _memory(dirfd: int) -> None:
             why="criu would not see that and never come to an end",
             hint="copy the image directory again, whole",
         )
+
+
+def _mounts(plan: Plan, root: str, progress: Callable[[str], None]) -> None:
+    problem = sources.root_problem(root)
+    if problem:
+        raise RestoreFailed(
+            f"the tree's root directory can't be taken: {problem}",
+            why="criu does not save the root file system, it takes a directory of this host",
+            hint="name it: --root DIR",
+        )
+    found = sources.look(plan)
+    bad = [one for one in found if not one.usable]
+    if bad:
+        raise RestoreFailed(
+            f"{len(bad)} of {len(found)} external mounts have no source here: {sources.told(bad)}",
+            why="criu would fail in the middle of the restore",
+            hint="name another: --map-mount MOUNTPOINT=PATH, or --map FILE for many",
+        )
+    mapped = {mount.mountpoint for mount in plan.mounts if mount.mapped}
+    for one in found:
+        if one.state is sources.State.OTHER and one.mountpoint not in mapped:
+            progress(f"warning: what {one.path} shows is not the same as at the dump (for {one.mountpoint})")
 
 
 def _records(dirfd: int, plan: Plan) -> None:

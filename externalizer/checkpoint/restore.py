@@ -68,7 +68,7 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
                 hint="dump with `externalize dump`, or with criu and the dump.conf of `externalize PID`",
             )
         plan = adapted.apply(plan, options.wishes)
-        preflight.check(dirfd, plan, progress)
+        preflight.check(dirfd, plan, _root(plan, options.root), progress)
         with fserrors.translated(images, "share"):
             userns.share(dirfd)
         with adapted.written(dirfd, plan, options.wishes) as variables:
@@ -77,12 +77,17 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
         os.close(dirfd)
 
 
+def _root(plan: model.Plan, named: str | None) -> str:
+    """The directory of this host that becomes the tree's root, printable; empty: none is known."""
+    return plan.root if named is None else printable(os.path.abspath(os.fsencode(named)))
+
+
 def _config(plan: model.Plan, criu: Criu, root: str | None) -> bytes:
     """restore.conf for this host: plugin and hook where they are HERE, not where they were at dump."""
     here = installation.paths(criu)
     replaced = {"libdir": here.plugin_dir, "action-script": here.hook}
     if root is not None:
-        replaced["root"] = printable(os.path.abspath(os.fsencode(root)))
+        replaced["root"] = _root(plan, root)
     options = tuple(
         (keyword, replaced.pop(keyword) if keyword in replaced else value)
         for keyword, value in plan.restore_options

@@ -8,12 +8,13 @@ import os
 import signal
 import sys
 
-from externalizer.checkpoint import adapted
+from externalizer.checkpoint import adapted, mountmaps
 from externalizer.checkpoint import restore as checkpoint
 from externalizer.cli import common, policies
 from externalizer.errors import ExitCode, UsageError
 from externalizer.kernel import safefs
-from externalizer.model.text import printable
+from externalizer.model.text import printable, to_bytes
+from externalizer.settings import mapfile
 
 HELP = "restore a process tree that was dumped with externalizer's plan, and verify its sockets"
 
@@ -36,6 +37,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="connect to NEW what was connected to OLD (a path, or @ and an abstract name); may be repeated",
     )
     parser.add_argument(
+        "--map-mount",
+        action="append",
+        default=[],
+        type=_mount_map,
+        metavar="MOUNTPOINT=PATH",
+        help="bind PATH of this host where the tree had an external mount; may be repeated",
+    )
+    parser.add_argument(
+        "--map", metavar="FILE", help="a file (TOML) with tables [mounts] and [sockets] of such pairs"
+    )
+    parser.add_argument(
         "--on-missing", type=policies.on_missing, metavar="fail|hangup|SECONDS",
         help="where a listener or a holder is gone, whatever the plan says: fail, hang up, or wait",
     )  # fmt: skip
@@ -50,9 +62,8 @@ def run(args: argparse.Namespace) -> int:
         tcp_established=args.tcp_established,
         scripts=tuple(args.action_script),
         passed_on=tuple(args.passed_on),
-        wishes=adapted.Wishes(tuple(args.map_socket), args.on_missing or ""),
+        wishes=_wishes(args),
     )
-    adapted.check_maps(args.map_socket)
     images = common.check_directory_name(args.images_dir)
     _check_pidfile(args.pidfile)
     pid = checkpoint.restore(images, common.find_criu(args.criu), options, progress=common.note)
@@ -66,6 +77,30 @@ def run(args: argparse.Namespace) -> int:
     if args.restore_detached:
         return ExitCode.OK
     return _wait(pid)
+
+
+def _wishes(args: argparse.Namespace) -> adapted.Wishes:
+    """The command line counts more than the file. Raises UsageError for what contradicts itself."""
+    adapted.check_maps(args.map_socket)
+    mountmaps.check(args.map_mount)
+    file = mapfile.MapFile() if args.map is None else mapfile.read(args.map)
+    try:
+        sockets = [adapted.named_map(*pair) for pair in file.sockets]
+        mounts = [mountmaps.checked(*map(to_bytes, pair)) for pair in file.mounts]
+    except ValueError as error:
+        raise UsageError(f"map file {printable(os.fsencode(args.map))}: {error}") from error
+    return adapted.Wishes(
+        maps=tuple({**dict(sockets), **dict(args.map_socket)}.items()),
+        on_missing=args.on_missing or "",
+        mounts=tuple({**dict(mounts), **dict(args.map_mount)}.items()),
+    )
+
+
+def _mount_map(text: str) -> mountmaps.Pair:
+    try:
+        return mountmaps.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _socket_map(text: str) -> tuple[bytes, bytes]:

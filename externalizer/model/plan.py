@@ -81,12 +81,20 @@ class SocketPlan(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One external mount: `external mnt[mountpoint]:key` at dump, `external mnt[key]:source` at restore."""
+    """One external mount: `external mnt[mountpoint]:key` at dump, `external mnt[key]:source` at restore.
+
+    `kind`, `dev` and `ino` are what the source was at the dump, as stat(2) has them: `directory`,
+    `regular file`, `character device`, … (`model.filekind`).
+    """
 
     mountpoint: str
     key: str
     source: str
     reason: str
+    kind: str = ""
+    dev: int = 0
+    ino: int = 0
+    mapped: bool = False  # the user named `source` for this restore
 
 
 class Target(msgspec.Struct, frozen=True):

@@ -176,6 +176,11 @@ def _socket_finding(
     )
 
 
+def restored_mount(mount: model.MountPlan) -> tuple[str, str | None]:
+    """The option by which criu finds the source of an external mount at restore."""
+    return "external", f"mnt[{mount.key}]:{mount.source}"
+
+
 def build(
     *,
     target: model.Target,
@@ -215,9 +220,7 @@ def build(
             findings=(*(finding for _, finding in judged), *warnings, *findings),
             dump_options=tuple(both + [("external", f"mnt[{m.mountpoint}]:{m.key}") for m in mounts]),
             restore_options=tuple(
-                both
-                + ([("root", root)] if root else [])
-                + [("external", f"mnt[{m.key}]:{m.source}") for m in mounts]
+                both + ([("root", root)] if root else []) + [restored_mount(mount) for mount in mounts]
             ),
         )
     )

@@ -14,24 +14,20 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from externalizer.errors import UsageError
 from externalizer.model.policy import PolicyRule, Want, check_on_missing
 from externalizer.model.text import printable
 from externalizer.plan.policy import parse_pattern
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from externalizer.settings.tomlfile import TomlFile, known_keys
 
 SYSTEM_FILE = "/etc/externalizer/policy.toml"
 KEEP_MAX = 7 * 86400  # seconds that sockets may be kept
-_SIZE_MAX = 1 << 20
+FILE = TomlFile(
+    "policy file", "nothing was done, for a policy is never half followed", "docs/policies.md has the format"
+)
 _TOP = frozenset({"strict", "on-missing", "keep-seconds", "socket"})
 _RULE = frozenset({"match", "policy", "on-missing"})
 
@@ -56,56 +52,34 @@ def read_system(path: str = SYSTEM_FILE) -> PolicyFile:
     except FileNotFoundError:
         return PolicyFile()
     except OSError as error:
-        raise _unusable(path, f"it can't be opened: {error.strerror}") from error
+        raise FILE.unusable(path, f"it can't be opened: {error.strerror}") from error
     with open(fd, "rb") as file:
         status = os.fstat(fd)
         if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise _unusable(
+            raise FILE.unusable(
                 path,
                 f"it belongs to uid {status.st_uid} and has mode {stat.S_IMODE(status.st_mode):04o}",
                 why="whoever can write it decides what a restored program is connected to",
                 hint=f"chown root {path}; chmod 644 {path}",
             )
-        return _parsed(file.read(_SIZE_MAX + 1), status, path)
+        return _judged(FILE.parsed(file, path), path)
 
 
 def read_named(path: str) -> PolicyFile:
     """The file that the user named. Raises UsageError."""
-    shown = printable(os.fsencode(path))
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return _parsed(file.read(_SIZE_MAX + 1), os.fstat(file.fileno()), shown)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise _unusable(shown, f"it can't be read: {reason}") from error
+    return _judged(FILE.read_named(path), printable(os.fsencode(path)))
 
 
-def _unusable(shown: str, problem: str, *, why: str = "", hint: str = "") -> UsageError:
-    return UsageError(
-        f"policy file {shown}: {problem}",
-        why=why or "nothing was done, for a policy is never half followed",
-        hint=hint or "docs/policies.md has the format",
-    )
-
-
-def _parsed(raw: bytes, status: os.stat_result, shown: str) -> PolicyFile:
-    if not stat.S_ISREG(status.st_mode):
-        raise _unusable(shown, "it is not a regular file")
-    if len(raw) > _SIZE_MAX:
-        raise _unusable(shown, f"it is larger than {_SIZE_MAX} bytes")
-    try:
-        table = tomllib.loads(raw.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise _unusable(shown, printable(f"it is not valid TOML: {error}".encode())) from error
+def _judged(table: Mapping[str, Any], shown: str) -> PolicyFile:
     try:
         return _policy(table, shown)
     except ValueError as error:
-        raise _unusable(shown, printable(str(error).encode("utf-8", "surrogateescape"))) from error
+        raise FILE.unusable(shown, printable(str(error).encode("utf-8", "surrogateescape"))) from error
 
 
 def _policy(table: Mapping[str, Any], shown: str) -> PolicyFile:
     """Raises ValueError with a sentence."""
-    _known_keys(table, _TOP, "")
+    known_keys(table, _TOP, "")
     strict = table.get("strict")
     if strict is not None and not isinstance(strict, bool):
         raise ValueError("strict is neither true nor false")
@@ -121,15 +95,9 @@ def _policy(table: Mapping[str, Any], shown: str) -> PolicyFile:
     return PolicyFile(found, strict, None if missing is None else on_missing(missing, "on-missing"), keep)
 
 
-def _known_keys(table: Mapping[str, Any], known: frozenset[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise ValueError(f"unknown key {key!r}{where}; known are {', '.join(sorted(known))}")
-
-
 def _rule(table: Mapping[str, Any], number: int, shown: str) -> PolicyRule:
     where = f" in [[socket]] {number}"
-    _known_keys(table, _RULE, where)
+    known_keys(table, _RULE, where)
     match, policy = table.get("match"), table.get("policy")
     if not isinstance(match, str) or not isinstance(policy, str):
         raise ValueError(f"match and policy, both texts, are needed{where}")
