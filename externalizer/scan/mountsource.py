@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from externalizer.model.mount import Mount
-from externalizer.rules.mounts import MountNeed
+
+if TYPE_CHECKING:  # a restore does without the rules
+    from externalizer.rules.mounts import MountNeed
 
 T = TypeVar("T")
 

@@ -47,7 +47,7 @@ def target(container: MakeContainer, tmp_path: Path) -> Iterator[Container]:
 def test_the_same_directory_or_file_is_confirmed(target: Container, tmp_path: Path) -> None:
     data, file = _mount_at(target.pid, b"/a b/data"), _mount_at(target.pid, b"/file")
     status = (tmp_path / "data").stat()
-    expected = VerifiedSource(os.fsencode(tmp_path / "data"), status.st_dev, status.st_ino, True)
+    expected = VerifiedSource(os.fsencode(tmp_path / "data"), status.st_dev, status.st_ino, status.st_mode)
     assert (
         verify(target.pid, _need(data, tmp_path / "missing", tmp_path / "other", tmp_path / "data"))
         == expected

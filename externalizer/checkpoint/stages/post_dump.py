@@ -18,6 +18,7 @@ from externalizer.checkpoint import (
     inflight,
     installation,
     keeping,
+    mounttables,
     wanted,
     wishes,
 )
@@ -45,6 +46,7 @@ from externalizer.model.record import (
     pack_restore,
     unpack_seen,
 )
+from externalizer.scan import native
 
 
 def run(pid: int, images: int) -> None:
@@ -76,6 +78,8 @@ def _complete(pid: int, images: int) -> None:
     if problems:
         raise Refused("criu could not restore these images rightly: " + "; ".join(problems),
                       hint="dump again; if it persists, please report it", transient=True)  # fmt: skip
+    if plan.target.own_mount_ns:
+        mounttables.record(images, plan, native.scan(pid))
     _store(images, files, queues, records, plan)
 
 

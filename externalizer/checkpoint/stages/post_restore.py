@@ -1,8 +1,9 @@
 """post-restore: all tasks are stopped in criu's restorer, descriptors are final, failure aborts the restore.
 
-Connects the datagram sockets again, sets the options that criu does not restore, tells servers what they knew
-of the connections that the plugin has made anew, and verifies every socket of the plan. What can't be
-verified yet, a connection that its server has not accepted, is said and is no failure.
+Joins the mounts to the host's peer groups again and compares all mount tables. Connects the datagram sockets
+again, sets the options that criu does not restore, tells servers what they knew of the connections that the
+plugin has made anew, and verifies every socket of the plan. What can't be verified yet, a connection that its
+server has not accepted, is said and is no failure.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from externalizer.checkpoint.settings import set_again
 from externalizer.checkpoint.verify import verify
 from externalizer.errors import RestoreFailed
 from externalizer.model.finding import Action
-from externalizer.model.plan import SocketPlan
+from externalizer.model.plan import Plan, SocketPlan
 
 
 def _greet(tree: Restored, sockets: Sequence[SocketPlan]) -> list[str]:
@@ -31,7 +32,7 @@ def _greet(tree: Restored, sockets: Sequence[SocketPlan]) -> list[str]:
 
 
 def run(pid: int, images: int) -> None:
-    """Make the sockets of the restored tree of `pid` what the plan says, or raise RestoreFailed."""
+    """Make mounts and sockets of the restored tree of `pid` what the plan says, or raise RestoreFailed."""
     plan = wanted_plan(images)
     if plan is None:
         if stored_holding(images) is not None:
@@ -42,8 +43,34 @@ def run(pid: int, images: int) -> None:
             )
         say("no plan in the image directory: dumped without this hook, nothing is verified")
         return
-    if not plan.sockets:
-        return
+    if plan.target.own_mount_ns:
+        _mounts(pid, images, plan)
+    if plan.sockets:
+        _sockets(pid, images, plan)
+
+
+def _mounts(pid: int, images: int, plan: Plan) -> None:
+    """Join the peer groups of the host again, then compare all mount tables with those of the dump."""
+    from externalizer.checkpoint import mounttables, peergroups  # a tree without its own pays nothing
+
+    tables = mounttables.stored(images)
+    with Restored(pid) as tree:
+        lost = peergroups.join_again(tree, tables, plan)
+        tree.refresh()
+        found = mounttables.changes(tree, tables, plan, pid)
+    for line in (*lost, *found.told):
+        say(f"warning: mount {line}")
+    if found.wrong:
+        raise RestoreFailed(
+            "the restored mounts are not what they were: " + "; ".join(found.wrong),
+            why="the program would go on with other files, or cut off from the host",
+            hint="see docs/mounts.md; the images are unchanged",
+        )
+    count = sum(len(table.lines) for table in tables.namespaces)
+    say(f"{count} mounts in {len(tables.namespaces)} namespaces as they were")
+
+
+def _sockets(pid: int, images: int, plan: Plan) -> None:
     datagrams = [socket for socket in plan.sockets if socket.action is Action.DATAGRAM]
     with Restored(pid) as tree:
         connect_datagrams(tree, datagrams)

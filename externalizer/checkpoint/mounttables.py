@@ -1,0 +1,96 @@
+"""Stores the mount tables of a frozen tree with its images, and compares those of the restored one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from externalizer.criu.images import ImageDamaged, read_optional
+from externalizer.errors import RestoreFailed
+from externalizer.kernel import procfs, safefs
+from externalizer.model.mount import Mount
+from externalizer.model.mounttable import (
+    Line,
+    Tables,
+    TablesDamaged,
+    from_json,
+    line_of,
+    tables_of,
+    to_json,
+)
+from externalizer.model.plan import Plan
+from externalizer.model.snapshot import Snapshot
+from externalizer.model.text import to_bytes
+from externalizer.rules.mount_changes import Changes, Expected, compare
+from externalizer.scan import mountinfo
+
+if TYPE_CHECKING:
+    from externalizer.checkpoint.restored import Restored
+
+FILE = "externalizer-mounts.json"
+
+
+def record(images: int, plan: Plan, snapshot: Snapshot) -> None:
+    """Store the tables of all mount namespaces of the tree. Raises OSError, ExternalizerError."""
+    tables = tables_of(plan.digest, _namespaces(snapshot), mountinfo.of_self())
+    safefs.write_file(images, FILE, to_json(tables))
+
+
+def _namespaces(snapshot: Snapshot) -> list[tuple[int, Sequence[Mount]]]:
+    root = snapshot.task(snapshot.root.pid)
+    first = {root.mnt_ns: root.vpid}
+    for task in snapshot.leaders():
+        if not task.gone and not task.zombie:
+            first.setdefault(task.mnt_ns, task.vpid)
+    return [(vpid, snapshot.mounts(ns)) for ns, vpid in first.items()]
+
+
+def stored(images: int) -> Tables:
+    """The tables of the dump in this directory. Raises RestoreFailed."""
+    try:
+        raw = read_optional(images, FILE)
+        if raw is None:
+            raise TablesDamaged("it is missing")
+        return from_json(raw)
+    except (TablesDamaged, ImageDamaged) as error:
+        problem = error.problem if isinstance(error, ImageDamaged) else str(error)
+        raise RestoreFailed(
+            f"{FILE} in the image directory can't be used: {problem}",
+            why="it says what the mounts must be after the restore",
+            hint="copy the image directory again, whole",
+        ) from error
+
+
+def changes(tree: Restored, tables: Tables, plan: Plan, root: int) -> Changes:
+    """What differs between the tables of the restored tree, that of process `root`, and those of before."""
+    snapshot = tree.snapshot
+    after: dict[int, tuple[Line, ...]] = {}
+    for task in snapshot.leaders():
+        if not task.gone and task.vpid not in after:
+            after[task.vpid] = tuple(map(line_of, snapshot.mounts(task.mnt_ns)))
+    host = mountinfo.of_self()
+    expected = Expected(
+        outside=outside(tables, plan),
+        same_places=not _root_moved(plan, root)
+        and plan.host.boot_id == procfs.boot_id()
+        and not any(mount.mapped for mount in plan.mounts),
+        host_groups=frozenset(tables.host_groups),
+        live_groups=frozenset(group for mount in host for group in (mount.shared, mount.master)) - {0},
+    )
+    return compare(tables.namespaces, after, expected)
+
+
+def _root_moved(plan: Plan, root: int) -> bool:
+    """Whether the restore was given another root directory than the plan names."""
+    try:
+        planned, now = os.stat(to_bytes(plan.root)), os.stat(f"/proc/{root}/root/.")
+    except OSError:
+        return True
+    return (planned.st_dev, planned.st_ino) != (now.st_dev, now.st_ino)
+
+
+def outside(tables: Tables, plan: Plan) -> frozenset[int]:
+    """The devices, as at the dump, of the root file system and of all that was marked external."""
+    marked = {mount.mountpoint for mount in plan.mounts} | {"/"}
+    return frozenset(line.dev for line in tables.namespaces[0].lines if line.mountpoint in marked)
