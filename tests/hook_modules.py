@@ -55,6 +55,7 @@ ALLOWED = {
         "externalizer.checkpoint.emptyrecords",
         "externalizer.checkpoint.inflight",
         "externalizer.checkpoint.mounttables", "externalizer.checkpoint.recording",
+        "externalizer.criu.mountsimage",
         "externalizer.model.mounttable", "externalizer.rules.mount_changes",
         "externalizer.checkpoint.stages.post_dump",
         "externalizer.checkpoint.targets", "externalizer.criu.cgroupimage", "externalizer.criu.unixedit",
@@ -65,7 +66,8 @@ ALLOWED = {
         "externalizer.checkpoint.peergroups", "externalizer.checkpoint.reconnect",
         "externalizer.checkpoint.restored", "externalizer.checkpoint.settings",
         "externalizer.checkpoint.stages.post_restore", "externalizer.checkpoint.targets",
-        "externalizer.checkpoint.verify", "externalizer.kernel.mountcalls", "externalizer.model.mounttable",
+        "externalizer.checkpoint.verify", "externalizer.criu.mountsimage",
+        "externalizer.kernel.mountcalls", "externalizer.model.mounttable",
         "externalizer.rules.mount_changes", "externalizer.scan.mountsource",
     },
     "pre-resume": _ALWAYS | {

@@ -223,8 +223,17 @@ class Checkpoint:
 
     def plain_dump(self, puppet: Tree, *words: str, planned_by: Sequence[str] = ()) -> Ran:
         """`externalize PID` with the words `planned_by`, then criu itself with the files it wrote."""
-        planned = externalize(puppet.pid, "-o", self._plan, *planned_by)
+        self.plan(puppet, *planned_by)
+        return self.dump_by_plan(puppet, *words)
+
+    def plan(self, puppet: Tree, *words: str) -> Path:
+        """`externalize PID`; the directory with its files."""
+        planned = externalize(puppet.pid, "-o", self._plan, *words)
         assert planned.code == 0, planned
+        return self._plan
+
+    def dump_by_plan(self, puppet: Tree, *words: str) -> Ran:
+        """criu itself with the files of `plan`."""
         self.images.mkdir(mode=0o700)
         return self._criu(
             "dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", self._plan / "dump.conf", *words

@@ -50,6 +50,8 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("r", "uint32", "length", 2),
         ("*", "scm_entry", "scm", 4),
     ],
+    # criu declares the texts as string and fills them with the bytes of paths
+    "mnt_entry": [("r", "uint32", "mnt_id", 2), ("o", "bytes", "ext_key", 18)],
     "fdinfo_entry": [("r", "uint32", "id", 1)],
     "uid_gid_extent": [
         ("r", "uint32", "first", 1),
@@ -103,6 +105,7 @@ _CLASSES = _build()
 FileEntry: Any = _CLASSES["file_entry"]
 SkPacketEntry: Any = _CLASSES["sk_packet_entry"]
 FdinfoEntry: Any = _CLASSES["fdinfo_entry"]
+MntEntry: Any = _CLASSES["mnt_entry"]
 NetnsEntry: Any = _CLASSES["netns_entry"]
 UsernsEntry: Any = _CLASSES["userns_entry"]
 CgroupEntry: Any = _CLASSES["cgroup_entry"]

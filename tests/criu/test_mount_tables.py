@@ -164,3 +164,20 @@ def test_tables_that_are_not_what_they_were_abort_the_restore(
         assert "externalizer-mounts.json in the image directory can't be used" in checkpoint.restore().err
         path.unlink()
         assert "it is missing" in checkpoint.restore().err
+
+
+def test_a_mark_that_criu_did_not_find_is_a_veto(
+    place: Path, container: MakeContainer, criu_binary: str
+) -> None:
+    """criu itself says nothing, and would go on with a tmpfs of the host as a private copy."""
+    checkpoint = Checkpoint(criu_binary, place)
+    with mounted(place / "memory") as memory, inside(place, container, [Bind(memory, "/memory")]) as puppet:
+        planned = checkpoint.plan(puppet)
+        assert "mnt[/memory]:memory" in (planned / "dump.conf").read_text()
+        conf = (planned / "dump.conf").read_text().replace("mnt[/memory]:", "mnt[/memory/]:")
+        (planned / "dump.conf").write_text(conf)
+        dumped = checkpoint.dump_by_plan(puppet)
+        assert dumped.code != 0
+        assert "criu did not take mounts from outside as external: /memory was not marked" in dumped.err
+        assert puppet.ask("_ = 1") == 1
+        assert not (checkpoint.images / "externalizer-plan.json").exists()

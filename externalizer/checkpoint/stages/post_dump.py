@@ -79,7 +79,9 @@ def _complete(pid: int, images: int) -> None:
         raise Refused("criu could not restore these images rightly: " + "; ".join(problems),
                       hint="dump again; if it persists, please report it", transient=True)  # fmt: skip
     if plan.target.own_mount_ns:
-        mounttables.record(images, plan, native.scan(pid))
+        snapshot = native.scan(pid)
+        mounttables.check_marks(images, plan, snapshot)
+        mounttables.record(images, plan, snapshot)
     _store(images, files, queues, records, plan)
 
 
