@@ -32,7 +32,7 @@ class Found:
 def judge(snapshot: Snapshot) -> Found:
     """Judge the mounts; criu is taken to run in our own mount namespace. Raises TargetGone."""
     pid = snapshot.root.pid
-    needs = rules.judge(_view(snapshot))
+    needs = rules.judge(view_of(snapshot))
     verifier = mountsource.Verifier(pid)
     mounts: list[MountPlan] = []
     findings: list[Finding] = []
@@ -63,7 +63,8 @@ def _planned(mount: Mount, need: MountNeed, source: mountsource.VerifiedSource) 
     )
 
 
-def _view(snapshot: Snapshot) -> MountView:
+def view_of(snapshot: Snapshot) -> MountView:
+    """What the rules ask about the mounts of a tree. Raises TargetGone."""
     pid = snapshot.root.pid
     root = snapshot.task(pid)
     ours = namespaces.inode(os.getpid(), "mnt")
