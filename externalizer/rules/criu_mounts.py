@@ -20,8 +20,6 @@ KNOWN_TYPES = frozenset(
     b"proc sysfs devtmpfs binfmt_misc tmpfs devpts simfs pstore mqueue securityfs fusectl debugfs tracefs"
     b" cgroup cgroup2 aufs fuse overlay autofs".split()
 )
-# Those whose contents criu saves, or looks at, from a mount of the whole file system.
-_WITH_CONTENTS = frozenset(b"devtmpfs binfmt_misc tmpfs pstore mqueue fusectl fuse autofs".split())
 _NOT_COMPARED = frozenset({b"rw", b"ro", b"sync", b"dirsync", b"mad"})  # "mad" is criu's spelling of mand
 _CGROUPS = frozenset({b"cgroup", b"cgroup2"})
 
@@ -39,7 +37,6 @@ class Failure(enum.Enum):
     NO_ROOT_MOUNT = "doesn't have a proper root mount"
     UNKNOWN_TYPE = "unsupported id"
     FUSE = "failed to dump fs"
-    NO_CONTENTS = "Unable to dump a file system"
 
 
 def base_type(mount: Mount) -> bytes:
@@ -139,15 +136,9 @@ class MountTable:
             if not cover.covers(mount) and (failure := self._invalid(mount)):
                 return mount, failure
         for mount in order:
-            if not cover.covers(mount) and (failure := self._not_saved(mount)):
-                return mount, failure
+            if base_type(mount) == b"fuse" and not cover.covers(mount):
+                return mount, Failure.FUSE
         return None
-
-    def _not_saved(self, mount: Mount) -> Failure | None:
-        """What dump_one_fs() says of a mount that criu can't bind, as far as tables tell it."""
-        if base_type(mount) in _WITH_CONTENTS and superblock_of(mount) not in self._whole:
-            return Failure.NO_CONTENTS
-        return Failure.FUSE if base_type(mount) == b"fuse" else None
 
     def _invalid(self, mount: Mount) -> Failure | None:
         """What validate_mounts() says of a mount that criu can't bind."""
@@ -209,11 +200,6 @@ class MountTable:
 
     def _lacks_master(self, mount: Mount, cover: Cover) -> bool:
         return bool(mount.master) and mount.master not in self._groups and not cover.covers_with_master(mount)
-
-    def unrestorable(self, external: AbstractSet[int], devices: AbstractSet[int] = frozenset()) -> bool:
-        """Whether criu can't dump or can't restore some mount if these are marked."""
-        cover = self.cover(external, devices)
-        return any(self.failure(mount, cover) for mount in self.mounts)
 
     def required(self) -> tuple[frozenset[int], dict[int, Failure]]:
         """Return the ids of the mounts to mark, none of them superfluous, and what criu refuses even then.

@@ -35,7 +35,6 @@ _COMPLAINTS = {
     Failure.COLLISION: r"Mount (\d+) has two children with same mountpoint",
     Failure.NO_ROOT_MOUNT: r"(\d+):\./.* doesn't have a proper root mount",
     Failure.UNKNOWN_TYPE: r"FS mnt .* unsupported id (\d+)",
-    Failure.NO_CONTENTS: r"Unable to dump a file system for (\d+):",
 }
 _seen: Counter[str] = Counter()
 
@@ -99,9 +98,7 @@ def agree(case: Case, pid: int, asked: Asked, thorough: bool) -> None:
     must = [need.mount.mnt_id for need in needs if need.mount and need.verdict is MountVerdict.MUST]
     if with_marks is None:
         for one in must if thorough else must[-1:]:
-            # criu also dumps some trees that it can't restore then.
-            stops = same(marks.keys() - {one})
-            assert stops or table.unrestorable(marks.keys() - {one}), f"{marks[one]} is superfluous"
+            assert same(marks.keys() - {one}) is not None, f"{marks[one]} is superfluous"
     _seen["unmarked: " + (unmarked[1].value if unmarked else "passes")] += 1
     _seen["with our marks: " + ("refused before" if refusals else "passes")] += 1
     _seen["trees"] += 1
