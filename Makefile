@@ -11,7 +11,7 @@ PYTHON := $(VENV)/bin/python
 PACKAGING := pyproject.toml setup.py .ci/choose-python
 NATIVE_SOURCES := $(shell find cext -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' \))
 
-.PHONY: help setup criu demo test matrix mounts daemons bench lint clean
+.PHONY: help setup criu demo test matrix daemons bench lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name what; do \
@@ -47,9 +47,6 @@ test: criu ## run all tests, real criu included (root); TESTS="tests/unit" runs 
 # The long suites, which `make test` runs at the size of CI.
 matrix: criu ## every kind of external unix socket on real criu, at full size, with its table
 	EXTERNALIZER_FULL_SIZE=1 $(PYTHON) tests/isolated.py $(PYTHON) -m pytest -q -m matrix tests
-
-mounts: criu ## random container-like trees on real criu: the same verdict as predicted, at full size
-	EXTERNALIZER_FULL_SIZE=1 $(PYTHON) tests/isolated.py $(PYTHON) -m pytest -q -m mounts tests
 
 daemons: criu ## Redis, PostgreSQL, D-Bus and the journal on real criu, at full size, with their table
 	EXTERNALIZER_FULL_SIZE=1 $(PYTHON) tests/isolated.py $(PYTHON) -m pytest -q -m daemons tests

@@ -54,8 +54,7 @@ class Container:
 
     Its root directory is made below `directory`: the host's /usr and its like and /etc read-only, a /proc of
     its own, tmpfs on /tmp and /dev, and `binds`. `slave`: mounts stay slaves of the host's shared ones.
-    `userns`: in a user namespace of its own, whose id 0 is this one outside; 0 = none. `bare`: nothing of the
-    host's is bound but `binds`.
+    `userns`: in a user namespace of its own, whose id 0 is this one outside; 0 = none.
     """
 
     def __init__(
@@ -68,11 +67,9 @@ class Container:
         uid: int = 0,
         slave: bool = False,
         userns: int = 0,
-        bare: bool = False,
     ) -> None:
         self.root = directory / "root"
-        skeleton = _skeleton(self.root)
-        self._binds = (*(() if bare else skeleton), *binds)
+        self._binds = (*_skeleton(self.root), *binds)
         for bind in self._binds:
             _make_mountpoint(self.root, bind)
         mounts: list[str | Path] = []
@@ -103,11 +100,7 @@ class Container:
         if not pid:
             _, errors = self._launcher.communicate(timeout=20)
             raise AssertionError(f"the container did not start: {errors}")
-        try:
-            self._init = Held(int(pid))
-        except ProcessLookupError:  # it failed before it ran the command
-            _, errors = self._launcher.communicate(timeout=20)
-            raise AssertionError(f"the container did not start: {errors}") from None
+        self._init = Held(int(pid))
         return self
 
     def __exit__(

@@ -32,7 +32,7 @@ class Found:
 def judge(snapshot: Snapshot) -> Found:
     """Judge the mounts; criu is taken to run in our own mount namespace. Raises TargetGone."""
     pid = snapshot.root.pid
-    needs = rules.judge(view_of(snapshot))
+    needs = rules.judge(_view(snapshot))
     verifier = mountsource.Verifier(pid)
     mounts: list[MountPlan] = []
     findings: list[Finding] = []
@@ -63,8 +63,7 @@ def _planned(mount: Mount, need: MountNeed, source: mountsource.VerifiedSource) 
     )
 
 
-def view_of(snapshot: Snapshot) -> MountView:
-    """What the rules ask about the mounts of a tree. Raises TargetGone."""
+def _view(snapshot: Snapshot) -> MountView:
     pid = snapshot.root.pid
     root = snapshot.task(pid)
     ours = namespaces.inode(os.getpid(), "mnt")

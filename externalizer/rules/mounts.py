@@ -85,18 +85,13 @@ def judge(view: MountView) -> tuple[MountNeed, ...]:
     needs = _layout(view)
     if view.root_ns == view.criu_ns:
         return (*needs, *(_long_line(mount) for mount in view.host if _line_length(mount) >= _LINE_LIMIT))
-    table = table_of(view)
+    others = (mounts for ns, mounts in view.nested.items() if ns not in (view.root_ns, view.criu_ns))
+    everything = [*view.mounts, *(mount for mounts in others for mount in mounts)]
+    table = MountTable(everything, view.root_ns, cgroup_namespace="cgroup" in view.namespaces)
     judge_one = _Judge(view, table)
     needs += [judge_one.root_namespace(mount) for mount in table.mounts if mount.ns == view.root_ns]
     needs += [judge_one.nested(mount) for mount in table.mounts if mount.ns != view.root_ns]
     return tuple(needs)
-
-
-def table_of(view: MountView) -> MountTable:
-    """All mounts that criu would look at."""
-    others = (mounts for ns, mounts in view.nested.items() if ns not in (view.root_ns, view.criu_ns))
-    everything = [*view.mounts, *(mount for mounts in others for mount in mounts)]
-    return MountTable(everything, view.root_ns, cgroup_namespace="cgroup" in view.namespaces)
 
 
 def _refusal(mount: Mount | None, reason: str, doc: str, *, outside: bool = False) -> MountNeed:
