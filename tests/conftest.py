@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print how long the tests of each marker took, so that a suite that grows is seen."""
-    ours = {"criu", "matrix", "daemons", "packaging"}  # getini("markers") also has those of plugins
+    ours = {"criu", "matrix", "daemons", "mounts", "packaging"}  # getini("markers") also has those of plugins
     seconds: dict[str, float] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T", bound="Launched")
 
 _FROM_HOST = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc")
 _MADE_INSIDE = ("proc", "tmp", "dev")
@@ -49,7 +52,47 @@ class Held:
             os.close(self.pidfd)
 
 
-class Container:
+class Launched:
+    """The first process of a tree; the launcher that starts it prints its pid and no more."""
+
+    def __init__(self, argv: Sequence[str | Path]) -> None:
+        self._argv = argv
+        self._launcher: subprocess.Popen[str] | None = None
+        self._init: Held | None = None
+
+    @property
+    def init(self) -> Held:
+        """The tree's root, of a container pid 1 in its own namespace."""
+        assert self._init is not None, "the container is not running"
+        return self._init
+
+    @property
+    def pid(self) -> int:
+        return self.init.pid
+
+    def __enter__(self: T) -> T:
+        self._launcher = subprocess.Popen(
+            self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self._launcher.stdout is not None and self._launcher.stderr is not None
+        pid = self._launcher.stdout.readline()
+        if not pid:
+            _, errors = self._launcher.communicate(timeout=20)
+            raise AssertionError(f"the container did not start: {errors}")
+        self._init = Held(int(pid))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.init.__exit__(kind, error, trace)
+        finally:
+            assert self._launcher is not None
+            self._launcher.communicate(timeout=20)
+
+
+class Container(Launched):
     """Runs `command` (tests/programs/contain.c has the details) between __enter__ and __exit__.
 
     Its root directory is made below `directory`: the host's /usr and its like and /etc read-only, a /proc of
@@ -77,40 +120,7 @@ class Container:
             mounts += ["--rw" if bind.writable else "--ro", bind.source, bind.inside]
         slave_flag = ["--slave"] if slave else []
         userns_flag = ["--userns", str(userns)] if userns else []
-        self._argv = [program, *slave_flag, *userns_flag, *mounts, self.root, str(uid), *command]
-        self._launcher: subprocess.Popen[str] | None = None
-        self._init: Held | None = None
-
-    @property
-    def init(self) -> Held:
-        """The command's process, pid 1 in its own namespace."""
-        assert self._init is not None, "the container is not running"
-        return self._init
-
-    @property
-    def pid(self) -> int:
-        return self.init.pid
-
-    def __enter__(self) -> Container:
-        self._launcher = subprocess.Popen(
-            self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert self._launcher.stdout is not None and self._launcher.stderr is not None
-        pid = self._launcher.stdout.readline()
-        if not pid:
-            _, errors = self._launcher.communicate(timeout=20)
-            raise AssertionError(f"the container did not start: {errors}")
-        self._init = Held(int(pid))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.init.__exit__(kind, error, trace)
-        finally:
-            assert self._launcher is not None
-            self._launcher.communicate(timeout=20)
+        super().__init__([program, *slave_flag, *userns_flag, *mounts, self.root, str(uid), *command])
 
 
 def _skeleton(root: Path) -> list[Bind]:

@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 
 from externalizer.model.mount import Mount
 from externalizer.rules.criu_mounts import (
-    DELETED,
+    Marks,
     MountTable,
     base_type,
     is_namespace_root,
+    root_path,
 )
 from externalizer.rules.mount_keys import key, shadows_others
+from externalizer.rules.mount_lines import LIMIT, is_too_long
 from externalizer.rules.mount_sources import HostMounts
-
-# criu reads mountinfo into a buffer of this many bytes (criu/proc_parse.c) and fails with "Bad format".
-_LINE_LIMIT = 4096
-_LINE_SLACK = 40  # " propagate_from:N" and " unbindable" are not in the model
 
 # Restored as new instances although the tree's were the host's own.
 _CUT_OFF = frozenset({b"tmpfs", b"devpts", b"overlay"})
@@ -84,7 +82,7 @@ def judge(view: MountView) -> tuple[MountNeed, ...]:
     """Return the verdict on the layout, if there is anything to say, and on every mount criu looks at."""
     needs = _layout(view)
     if view.root_ns == view.criu_ns:
-        return (*needs, *(_long_line(mount) for mount in view.host if _line_length(mount) >= _LINE_LIMIT))
+        return (*needs, *(_long_line(mount) for mount in view.host if is_too_long(mount)))
     others = (mounts for ns, mounts in view.nested.items() if ns not in (view.root_ns, view.criu_ns))
     everything = [*view.mounts, *(mount for mounts in others for mount in mounts)]
     table = MountTable(everything, view.root_ns, cgroup_namespace="cgroup" in view.namespaces)
@@ -124,9 +122,9 @@ class _Judge:
         self._namespaces = view.namespaces
         self._table = table
         self._required, self._hopeless = table.required()
-        self._unmarked = table.cover(frozenset())
+        self._unmarked = table.cover(Marks())
         self._marks = table.cover(self._required)
-        self._root_task_has = table.cover(frozenset(mount.mnt_id for mount in view.mounts))
+        self._root_task_has = table.cover(Marks(frozenset(mount.mnt_id for mount in view.mounts)))
         self._host = HostMounts(view.host)
         self._stacked = Counter((mount.ns, mount.mountpoint) for mount in table.mounts)
 
@@ -138,7 +136,7 @@ class _Judge:
             return _refusal(mount, f"criu: {self._hopeless[mount.mnt_id].value}", "hopeless", outside=outside)
         if is_namespace_root(mount):
             return self._root(mount, outside)
-        if mount.mnt_id in self._required:
+        if mount.mnt_id in self._required.mounts:
             failure = self._table.failure(mount, self._unmarked)
             words = failure.value if failure else "another mount needs this one to be marked"
             return self._marked(mount, MountVerdict.MUST, f"criu refuses it unmarked: {words}", outside)
@@ -163,7 +161,7 @@ class _Judge:
     def _unrestorable(self, mount: Mount) -> MountNeed | None:
         if b"\n" in mount.mountpoint:
             return _refusal(mount, "its mountpoint has a newline, which criu can't restore", "newline")
-        if _line_length(mount) >= _LINE_LIMIT:
+        if is_too_long(mount):
             return _long_line(mount)
         if self._stacked[mount.ns, mount.mountpoint] > 1:
             reason = "several mounts are stacked on this mountpoint: criu would restore the wrong content"
@@ -184,7 +182,7 @@ class _Judge:
         if shadows_others(mount.mountpoint):
             text = "its mountpoint holds `]:`, which criu would take for the end of another one's name"
             return _refusal(mount, f"{reason}; {text}", "bracket", outside=outside)
-        if mount.root.endswith(DELETED):
+        if root_path(mount) != mount.root:
             text = "what was bound here has been deleted and can't be bound again"
             return _refusal(mount, f"{reason}; {text}", "deleted", outside=outside)
         found = self._host.sources(mount)
@@ -210,14 +208,4 @@ class _Judge:
 
 
 def _long_line(mount: Mount) -> MountNeed:
-    return _refusal(
-        mount, f"its line in mountinfo is longer than the {_LINE_LIMIT} bytes criu reads", "long-line"
-    )
-
-
-def _line_length(mount: Mount) -> int:
-    """Return at least how many bytes the mount's line in mountinfo has: show_mountinfo() in the kernel."""
-    texts = (mount.root, mount.mountpoint, mount.options, mount.fstype, mount.source, mount.super_options)
-    escaped = sum(len(text) + 3 * sum(map(text.count, b" \t\n\\")) for text in texts)
-    numbers = f"{mount.mnt_id} {mount.parent_id} {mount.dev} shared:{mount.shared} master:{mount.master}"
-    return escaped + len(numbers) + len("  : - \n") + len(texts) + _LINE_SLACK
+    return _refusal(mount, f"its line in mountinfo is longer than the {LIMIT} bytes criu reads", "long-line")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from externalizer.model.mount import Mount
-from externalizer.rules.criu_mounts import Failure, MountTable
+from externalizer.rules.criu_mounts import Failure, Marks, MountTable
 from externalizer.rules.mount_keys import key, shadows_others
 from externalizer.rules.mount_sources import HostMounts
 from externalizer.rules.mounts import MountNeed, MountVerdict, MountView, judge
@@ -249,27 +249,31 @@ def _random_table(rng: random.Random) -> MountTable:
     return MountTable(mounts, ROOT, cgroup_namespace=False)
 
 
-def _failing(table: MountTable, external: frozenset[int]) -> dict[int, Failure]:
-    cover = table.cover(external)
+def _failing(table: MountTable, marks: Marks) -> dict[int, Failure]:
+    cover = table.cover(marks)
     found = ((each.mnt_id, table.failure(each, cover)) for each in table.mounts)
     return {mnt_id: failure for mnt_id, failure in found if failure}
 
 
 def test_required_is_enough_and_nothing_in_it_superfluous() -> None:
     rng = random.Random(11)
-    marked = hopeless_seen = 0
+    marked = devices = hopeless_seen = 0
     for _ in range(3000):
         table = _random_table(rng)
-        external, hopeless = table.required()
-        assert _failing(table, external).keys() == hopeless.keys()
+        own_devices = frozenset(rng.choice([(), (1,)]))
+        marks, hopeless = table.required(own_devices)
+        assert _failing(table, marks).keys() == hopeless.keys()
         everything = frozenset(m.mnt_id for m in table.mounts if m.ns == ROOT and m.mountpoint != b"/")
         # Marking more never helps what is called hopeless.
-        assert _failing(table, everything).keys() == hopeless.keys()
-        for each in external:
-            assert _failing(table, external - {each}).keys() != hopeless.keys()
-        marked += len(external)
+        assert _failing(table, Marks(everything, own_devices)).keys() == hopeless.keys()
+        for each in marks.mounts:
+            assert _failing(table, Marks(marks.mounts - {each}, marks.devices)).keys() != hopeless.keys()
+        for each in marks.devices:
+            assert _failing(table, Marks(marks.mounts, marks.devices - {each})).keys() != hopeless.keys()
+        marked += len(marks.mounts)
+        devices += len(marks.devices)
         hopeless_seen += len(hopeless)
-    assert marked > 1000 and hopeless_seen > 100
+    assert marked > 1000 and hopeless_seen > 100 and devices > 50
 
 
 def test_a_target_can_not_make_this_slow() -> None:
