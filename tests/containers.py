@@ -82,14 +82,18 @@ class Launched:
         self._init = Held(int(pid))
         return self
 
+    def reap(self) -> None:
+        """Wait for the launcher after the tree has ended, so that all its pids are free."""
+        assert self._launcher is not None
+        self._launcher.communicate(timeout=20)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             self.init.__exit__(kind, error, trace)
         finally:
-            assert self._launcher is not None
-            self._launcher.communicate(timeout=20)
+            self.reap()
 
 
 class Container(Launched):

@@ -104,7 +104,7 @@ class Host:
         root = self._directory("root")
         self._furnish(self._directory("root-like"))
         self._furnish(root)
-        for name in ("m0/a", "m1/a", "m2", "m3", "m4", "proc"):
+        for name in ("m0/a", "m1/a", "m2", "m3", "m4", "proc", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
         for name in ("f0", "f1", "m2/file"):
             (root / name).touch()
@@ -210,7 +210,7 @@ def _root(draw: st.DrawFn, root: str) -> list[Step]:
     else:
         directories = [
             ("mkdir", f"{root}/{name}")
-            for name in ("proc", "a", "m0", "m1", "m2", "m3", "m4", "a/b", "m0/a", "m1/a")
+            for name in ("proc", "tmp", "a", "m0", "m1", "m2", "m3", "m4", "a/b", "m0/a", "m1/a")
         ]
         files = [("touch", f"{root}/{name}") for name in _FILES]
         made = [
@@ -218,7 +218,7 @@ def _root(draw: st.DrawFn, root: str) -> list[Step]:
             ("copy", f"{root}-like/../mountmaker", f"{root}/init"),
         ]  # fmt: skip
     word = draw(st.sampled_from(["", "", "private", "slave", "shared"]))
-    # pivot_root(2) refuses a shared root. criu needs a /proc, or makes one where the root is writable.
+    # pivot_root(2) refuses a shared root. criu needs /proc and /tmp, or makes them where it may.
     propagate = [("propagate", word, root)] if word not in ("", "shared") else []
     return [*made, *propagate, ("mount", "proc", "proc", f"{root}/proc", "")]
 
@@ -236,6 +236,16 @@ def tables(pid: int) -> list[Sequence[Mount]]:
         ns = os.stat(f"/proc/{task}/ns/mnt").st_ino
         if ns not in found:
             found[ns] = mountinfo.of_process(task)
+    return list(found.values())
+
+
+def by_vpid(pid: int) -> list[tuple[int, Sequence[Mount]]]:
+    """The mount tables, each under the number of a process in its namespace as the tree itself counts."""
+    found: dict[int, tuple[int, Sequence[Mount]]] = {}
+    for task in walk(pid):
+        status = Path(f"/proc/{task}/status").read_text()
+        vpid = int(status.partition("NSpid:")[2].splitlines()[0].split()[-1])
+        found.setdefault(os.stat(f"/proc/{task}/ns/mnt").st_ino, (vpid, mountinfo.of_process(task)))
     return list(found.values())
 
 

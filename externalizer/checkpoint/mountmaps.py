@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from externalizer.errors import UsageError
-from externalizer.model.plan import MountPlan, Plan
+from externalizer.model.plan import Mark, MountPlan, Plan
 from externalizer.model.text import printable, to_bytes
 from externalizer.plan.build import restored_mount
 
@@ -52,14 +52,18 @@ def check(pairs: Sequence[Pair]) -> None:
 def apply(plan: Plan, pairs: Sequence[Pair]) -> Plan:
     """The plan, not sealed, with these sources. Raises UsageError for what is no external mount of it."""
     wanted = dict(pairs)
-    known = {to_bytes(mount.mountpoint) for mount in plan.mounts}
+    # What criu finds by itself is in its images.
+    known = {to_bytes(mount.mountpoint) for mount in plan.mounts if mount.mark is not Mark.AUTO}
     unknown = wanted.keys() - known
     if unknown:
         raise UsageError(
             f"--map-mount: {printable(min(unknown))} is no external mount of these images",
             why=f"they have: {', '.join(map(printable, sorted(known))) or 'none'}",
         )
-    mounts = tuple(_mapped(mount, wanted.get(to_bytes(mount.mountpoint))) for mount in plan.mounts)
+    mounts = tuple(
+        mount if mount.mark is Mark.AUTO else _mapped(mount, wanted.get(to_bytes(mount.mountpoint)))
+        for mount in plan.mounts
+    )
     new = dict(zip(map(restored_mount, plan.mounts), map(restored_mount, mounts), strict=True))
     options = tuple(new.get(option, option) for option in plan.restore_options)
     return msgspec.structs.replace(plan, mounts=mounts, restore_options=options)

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from externalizer.kernel import namespaces
 from externalizer.model.filekind import file_kind
 from externalizer.model.finding import Finding, Place, Verdict
 from externalizer.model.mount import Mount
-from externalizer.model.plan import MountPlan
+from externalizer.model.plan import Mark, MountPlan
+from externalizer.model.process import Task
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable
+from externalizer.rules import mount_layout
 from externalizer.rules import mounts as rules
 from externalizer.rules.mounts import MountNeed, MountVerdict, MountView
-from externalizer.scan import mountinfo, mountroot, mountsource
+from externalizer.scan import mountdevice, mountfacts, mountinfo, mountroot, mountsource
 
 _NAMESPACES = ("user", "pid", "net", "ipc", "cgroup")
-_VERDICTS = {MountVerdict.REFUSED: Verdict.REFUSED, MountVerdict.UNKNOWN: Verdict.UNKNOWN}
+_VERDICTS = {MountVerdict.UNKNOWN: Verdict.UNKNOWN}
+_MARKS = {
+    MountVerdict.MUST: Mark.MOUNTPOINT, MountVerdict.SHOULD: Mark.MOUNTPOINT,
+    MountVerdict.DEVICE: Mark.DEVICE, MountVerdict.AUTO: Mark.AUTO,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +41,32 @@ class Found:
 
 def judge(snapshot: Snapshot) -> Found:
     """Judge the mounts; criu is taken to run in our own mount namespace. Raises TargetGone."""
-    pid = snapshot.root.pid
-    needs = rules.judge(_view(snapshot))
-    verifier = mountsource.Verifier(pid)
+    view = _view(snapshot)
+    needs = rules.judge(view)
+    in_namespace = {task.mnt_ns: task.key.pid for task in reversed(list(_alive(snapshot)))}
+    verifier = mountsource.Verifier(snapshot.root.pid, others=in_namespace)
     mounts: list[MountPlan] = []
-    findings: list[Finding] = []
+    findings = list(_on_foreign_mounts(snapshot, view))
     root = ""
     for need in needs:
         if need.refuses:
             findings.append(_finding(need, need.reason))
-        elif need.verdict in (MountVerdict.MUST, MountVerdict.SHOULD, MountVerdict.ROOT):
-            source = verifier.verify(need)
+        elif need.verdict is MountVerdict.ROOT or need.verdict in _MARKS:
+            source = _source(need, verifier)
             if source is None:
                 findings.append(_finding(need, _unverified(need)))
             elif need.mount is None or need.verdict is MountVerdict.ROOT:
                 root = printable(source.path)
             else:
                 mounts.append(_planned(need.mount, need, source))
-    return Found(tuple(mounts), root, tuple(findings))
+                findings += _warnings(need, source, view)
+    return Found(tuple(_with_letters(mounts, needs)), root, tuple(findings))
+
+
+def _source(need: MountNeed, verifier: mountsource.Verifier) -> mountsource.VerifiedSource | None:
+    if need.verdict is MountVerdict.DEVICE and need.mount is not None:
+        return mountdevice.find(need.mount.dev, need.candidates)
+    return verifier.verify(need)
 
 
 def _planned(mount: Mount, need: MountNeed, source: mountsource.VerifiedSource) -> MountPlan:
@@ -60,26 +78,90 @@ def _planned(mount: Mount, need: MountNeed, source: mountsource.VerifiedSource) 
         kind=file_kind(source.mode),
         dev=source.dev,
         ino=source.ino,
+        mark=_MARKS[need.verdict],
+        device=need.device,
     )
+
+
+def _with_letters(mounts: Sequence[MountPlan], needs: Sequence[MountNeed]) -> Iterator[MountPlan]:
+    automatic = [need.mount for need in needs if need.verdict is MountVerdict.AUTO and need.mount]
+    letters = "m" * any(mount.master for mount in automatic) + "s" * any(mount.shared for mount in automatic)
+    for mount in mounts:
+        yield msgspec.structs.replace(mount, letters=letters) if mount.mark is Mark.AUTO else mount
+
+
+def _warnings(need: MountNeed, source: mountsource.VerifiedSource, view: MountView) -> Iterator[Finding]:
+    """What is told of a mount although it is restored as it was, or why it can't be after all."""
+    if need.verdict is not MountVerdict.AUTO:
+        return
+    path = printable(source.path)
+    if not stat.S_ISDIR(source.mode) and any(mount.mountpoint == source.path for mount in view.host):
+        # criu 4.1.1 puts a slash after the path then (resolve_external_mounts(); 4.2 doesn't).
+        yield _finding(need, f"{need.reason}; criu 4.1.1 could not bind the file {path}", Verdict.REFUSED)
+    else:
+        reason = (
+            f"{need.reason}: criu writes the host's path {path} into its images, where it can't be changed"
+        )
+        yield _finding(need, reason, Verdict.SILENT_LOSS)
+
+
+def _alive(snapshot: Snapshot) -> Iterator[Task]:
+    return (task for task in snapshot.leaders() if not task.gone and not task.zombie)
 
 
 def _view(snapshot: Snapshot) -> MountView:
     pid = snapshot.root.pid
     root = snapshot.task(pid)
     ours = namespaces.inode(os.getpid(), "mnt")
-    nested = {ns: snapshot.mounts(ns) for ns in snapshot.mount_namespaces() if ns != root.mnt_ns}
+    # As criu meets them: in the order of the tasks.
+    order = dict.fromkeys([task.mnt_ns for task in _alive(snapshot)] + list(snapshot.mount_namespaces()))
+    nested = {ns: snapshot.mounts(ns) for ns in order if ns != root.mnt_ns and snapshot.mounts(ns)}
     own = frozenset(
         kind for kind in _NAMESPACES if namespaces.inode(pid, kind) != namespaces.inode(os.getpid(), kind)
     )
-    return MountView(
+    mounts = snapshot.mounts(root.mnt_ns)
+    view = MountView(
         criu_ns=ours,
         root_ns=root.mnt_ns,
-        mounts=snapshot.mounts(root.mnt_ns),
+        mounts=mounts,
         host=mountinfo.of_self(),
         nested=nested,
         namespaces=own,
         chrooted=mountroot.chrooted(pid) if root.mnt_ns != ours else False,
     )
+    return view if root.mnt_ns == ours else _with_facts(snapshot, view)
+
+
+def _with_facts(snapshot: Snapshot, view: MountView) -> MountView:
+    pid = snapshot.root.pid
+    closed = frozenset[int]()
+    if "user" in view.namespaces:
+        closed = mountfacts.unreadable(pid, view.mounts, mountfacts.Ids(pid))
+    in_use = frozenset[int]()
+    hidden = frozenset().union(*map(mount_layout.hidden, [view.mounts, *view.others]))
+    if hidden:
+        uses = (use for task in _alive(snapshot) for use in mountfacts.used(task.key.pid, files=True))
+        in_use = hidden & {mnt_id for _, mnt_id in uses}
+    return replace(view, not_empty=mountfacts.not_empty(pid, view.mounts), unreadable=closed, in_use=in_use)
+
+
+def _on_foreign_mounts(snapshot: Snapshot, view: MountView) -> Iterator[Finding]:
+    """Processes that began before their mount namespace did, and still run from the old one's mounts."""
+    if view.root_ns == view.criu_ns:
+        return
+    ours = {mount.mnt_id for mounts in (view.mounts, *view.others) for mount in mounts}
+    for task in _alive(snapshot):
+        for what, mnt_id in mountfacts.used(task.key.pid):
+            if mnt_id not in ours:
+                yield Finding(
+                    rule="mount-foreign",
+                    subject=f"{what} of process {task.key.pid}",
+                    place=Place.OUTSIDE,
+                    verdict=Verdict.REFUSED,
+                    evidence=f"it is on mount {mnt_id}, which is in no mount namespace of the tree",
+                    remedy="start the program after its mount namespace was made",
+                    doc="docs/mounts.md#foreign",
+                )
 
 
 def _unverified(need: MountNeed) -> str:
@@ -89,14 +171,13 @@ def _unverified(need: MountNeed) -> str:
     )
 
 
-def _finding(need: MountNeed, reason: str) -> Finding:
+def _finding(need: MountNeed, reason: str, verdict: Verdict | None = None) -> Finding:
     subject = "mount layout" if need.mount is None else f"mount {printable(need.mount.mountpoint)}"
-    verdict = _VERDICTS.get(need.verdict, Verdict.REFUSED)
     return Finding(
         rule="mount-" + (need.doc.partition("#")[2] or need.verdict.value),
         subject=subject,
         place=Place.OUTSIDE if need.outside else Place.INSIDE,
-        verdict=verdict,
+        verdict=verdict or _VERDICTS.get(need.verdict, Verdict.REFUSED),
         evidence=reason,
         doc=f"docs/{need.doc.replace('#', '.md#')}" if need.doc else "",
     )

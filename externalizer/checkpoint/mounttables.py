@@ -21,7 +21,7 @@ from externalizer.model.mounttable import (
     tables_of,
     to_json,
 )
-from externalizer.model.plan import Plan
+from externalizer.model.plan import Mark, Plan
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable, to_bytes
 from externalizer.rules.mount_changes import Changes, Expected, compare
@@ -49,6 +49,8 @@ def check_marks(images: int, plan: Plan, snapshot: Snapshot) -> None:
     ids = {mount.mountpoint: mount.mnt_id for mount in snapshot.mounts(snapshot.task(plan.target.pid).mnt_ns)}
     problems = []
     for planned in plan.mounts:
+        if planned.mark is not Mark.MOUNTPOINT:
+            continue  # of these criu itself fails the dump, or says nothing that could be compared
         key = keys.get(ids.get(to_bytes(planned.mountpoint), -1))
         if key is None:
             problems.append(f"{planned.mountpoint} was not marked")
@@ -117,5 +119,6 @@ def _root_moved(plan: Plan, root: int) -> bool:
 
 def outside(tables: Tables, plan: Plan) -> frozenset[int]:
     """The devices, as at the dump, of the root file system and of all that was marked external."""
-    marked = {mount.mountpoint for mount in plan.mounts} | {"/"}
-    return frozenset(line.dev for line in tables.namespaces[0].lines if line.mountpoint in marked)
+    marked = {mount.mountpoint for mount in plan.mounts if mount.mark is not Mark.AUTO} | {"/"}
+    automatic = frozenset(mount.dev for mount in plan.mounts if mount.mark is Mark.AUTO)
+    return automatic | {line.dev for line in tables.namespaces[0].lines if line.mountpoint in marked}

@@ -6,6 +6,7 @@ gives the bytes back.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 
 import msgspec
@@ -80,6 +81,14 @@ class SocketPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     greeting: GreetingPlan | None = None
 
 
+class Mark(str, enum.Enum):
+    """How criu is told that a mount is external."""
+
+    MOUNTPOINT = "mountpoint"  # mnt[mountpoint]:key at dump, mnt[key]:source at restore
+    DEVICE = "device"  # dev[major/minor]:key, dev[key]:source
+    AUTO = "auto"  # mnt[] at both: criu finds the source by itself and writes it into the images
+
+
 class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """One external mount: `external mnt[mountpoint]:key` at dump, `external mnt[key]:source` at restore.
 
@@ -95,6 +104,9 @@ class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     dev: int = 0
     ino: int = 0
     mapped: bool = False  # the user named `source` for this restore
+    mark: Mark = Mark.MOUNTPOINT
+    device: str = ""  # of a block device, major/minor at the dump
+    letters: str = ""  # of `auto`: m, s, both or none, what mnt[]:m and mnt[]:s let criu take, too
 
 
 class Target(msgspec.Struct, frozen=True):

@@ -178,7 +178,18 @@ def _socket_finding(
 
 def restored_mount(mount: model.MountPlan) -> tuple[str, str | None]:
     """The option by which criu finds the source of an external mount at restore."""
-    return "external", f"mnt[{mount.key}]:{mount.source}"
+    if mount.mark is model.Mark.AUTO:
+        return "external", "mnt[]"
+    kind = "dev" if mount.mark is model.Mark.DEVICE else "mnt"
+    return "external", f"{kind}[{mount.key}]:{mount.source}"
+
+
+def _dumped_mount(mount: model.MountPlan) -> list[tuple[str, str | None]]:
+    if mount.mark is model.Mark.AUTO:
+        return [("external", f"mnt[]:{letter}") for letter in mount.letters] or [("external", "mnt[]")]
+    if mount.mark is model.Mark.DEVICE:
+        return [("external", f"dev[{mount.device}]:{mount.key}")]
+    return [("external", f"mnt[{mount.mountpoint}]:{mount.key}")]
 
 
 def build(
@@ -218,12 +229,14 @@ def build(
             policy=policy,
             root=root,
             findings=(*(finding for _, finding in judged), *warnings, *findings),
-            dump_options=tuple(both + [("external", f"mnt[{m.mountpoint}]:{m.key}") for m in mounts]),
-            restore_options=tuple(
-                both + ([("root", root)] if root else []) + [restored_mount(mount) for mount in mounts]
-            ),
+            dump_options=_once(*both, *(option for mount in mounts for option in _dumped_mount(mount))),
+            restore_options=_once(*both, *([("root", root)] if root else []), *map(restored_mount, mounts)),
         )
     )
+
+
+def _once(*options: tuple[str, str | None]) -> tuple[tuple[str, str | None], ...]:
+    return tuple(dict.fromkeys(options))
 
 
 def unreadable_finding(what: str, error: str) -> Finding:

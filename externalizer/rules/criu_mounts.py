@@ -36,6 +36,8 @@ class Failure(enum.Enum):
     NO_ROOT_MOUNT = "doesn't have a proper root mount"
     UNKNOWN_TYPE = "unsupported id"
     FUSE = "failed to dump fs (fuse): always fail"
+    NOT_EMPTY = "isn't empty"
+    UNREADABLE = "Can't dump tmpfs content"
     LOOKALIKE = "A few mount points can't be mounted"  # at restore only: see MountTable.failure
 
 
@@ -109,8 +111,22 @@ class MountTable:
     No work here grows with the square of the number of mounts: the target chooses that number.
     """
 
-    def __init__(self, mounts: Iterable[Mount], root_ns: int, *, cgroup_namespace: bool) -> None:
-        """`cgroup_namespace`: the tree has its own; then criu takes each cgroup mount for a whole one."""
+    def __init__(
+        self,
+        mounts: Iterable[Mount],
+        root_ns: int,
+        *,
+        cgroup_namespace: bool,
+        not_empty: AbstractSet[int] = frozenset(),
+        unreadable: AbstractSet[int] = frozenset(),
+    ) -> None:
+        """`cgroup_namespace`: the tree has its own; then criu takes each cgroup mount for a whole one.
+
+        `not_empty`: devices of mqueue and pstore with anything in them; `unreadable`: those of tmpfs that the
+        tree's own root can't read. criu says so after all else.
+        """
+        self._not_empty = not_empty
+        self._unreadable = unreadable
         # criu forgets tracefs while it parses (tracefs_parse()).
         self.mounts = [mount for mount in mounts if base_type(mount) != b"tracefs"]
         self.root_ns = root_ns
@@ -167,9 +183,13 @@ class MountTable:
                 cover.add(mount, device=True)
         return cover
 
+    def outer_master(self, mount: Mount) -> int:
+        """Return the peer group that the mount is a slave of if no mount of the tree is in it, else 0."""
+        return 0 if mount.master in self._groups else mount.master
+
     def lacks_master(self, mount: Mount, cover: Cover) -> bool:
         """Tell whether the mount is a slave of a peer group that is neither in the tree nor to be had."""
-        return bool(mount.master) and mount.master not in self._groups and not cover.covers_with_master(mount)
+        return bool(self.outer_master(mount)) and not cover.covers_with_master(mount)
 
     def failure(self, mount: Mount, cover: Cover) -> Failure | None:
         """Return why criu can't dump and restore `mount` when it can bind from `cover`; None if it can."""
@@ -185,14 +205,22 @@ class MountTable:
             return None
         root, superblock = self.root_of(mount), self.superblock_of(mount)
         if root == b"/":
-            if base_type(mount) == b"fuse":
-                return Failure.FUSE
+            if content := self._content_failure(mount):
+                return content
             return None if is_known(mount) else Failure.UNKNOWN_TYPE
         if superblock in self._whole:
-            return Failure.FUSE if base_type(mount) == b"fuse" else None
+            return self._content_failure(mount)
         if any(top is not mount and root.startswith(self.root_of(top)) for top in self._tops[superblock]):
             return Failure.LOOKALIKE
         return Failure.NO_ROOT_MOUNT
+
+    def _content_failure(self, mount: Mount) -> Failure | None:
+        kind = base_type(mount)
+        if kind == b"fuse":
+            return Failure.FUSE
+        if kind in (b"mqueue", b"pstore") and mount.dev in self._not_empty:
+            return Failure.NOT_EMPTY
+        return Failure.UNREADABLE if kind == b"tmpfs" and mount.dev in self._unreadable else None
 
     def required(self, own_devices: AbstractSet[int] = frozenset()) -> tuple[Marks, dict[int, Failure]]:
         """Return what to mark, nothing of it superfluous, and what criu refuses even then, by mount id.

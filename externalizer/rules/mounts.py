@@ -1,178 +1,227 @@
 """Judges the mounts of a tree: what criu refuses, what it would silently cut off from the host, and what
 has to be marked `external mnt[mountpoint]:key` with which places on the host to bind from at restore.
-
-First cut: a tree whose tasks use mounts of nested namespaces that the root task doesn't also have is refused.
 """
 
 from __future__ import annotations
 
-import enum
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 
 from externalizer.model.mount import Mount
+from externalizer.rules import mount_layout
+from externalizer.rules.criu_auto import automatic
 from externalizer.rules.criu_mounts import (
+    Failure,
     Marks,
     MountTable,
     base_type,
+    is_known,
     is_namespace_root,
     root_path,
 )
+from externalizer.rules.criu_simulator import Contents, Simulator, device_numbers
 from externalizer.rules.mount_keys import key, shadows_others
-from externalizer.rules.mount_lines import LIMIT, is_too_long
+from externalizer.rules.mount_lines import is_too_long
+from externalizer.rules.mount_need import MountNeed, MountVerdict, MountView, refusal
 from externalizer.rules.mount_sources import HostMounts
+
+__all__ = ["MountNeed", "MountVerdict", "MountView", "judge"]
 
 # Restored as new instances although the tree's were the host's own.
 _CUT_OFF = frozenset({b"tmpfs", b"devpts", b"overlay"})
 _CUT_OFF_IN_USER_NS = frozenset({b"debugfs", b"securityfs", b"pstore", b"devtmpfs", b"fusectl"})
 _CUT_OFF_BY_NAMESPACE = {b"proc": "pid", b"sysfs": "net", b"mqueue": "ipc"}
 _MEMORY_ONLY = frozenset({b"tmpfs", b"ramfs"})
-
-
-class MountVerdict(str, enum.Enum):
-    """What becomes of a mount at a dump with our files."""
-
-    INSIDE = "inside"  # criu makes it again by itself
-    COVERED = "covered"  # criu binds it from the root mount or from one that is marked
-    ROOT = "root"  # criu takes what --root names at restore
-    MUST = "must"  # marked external, or criu refuses the dump
-    SHOULD = "should"  # marked external, or it would silently become another file system
-    REFUSED = "refused"
-    UNKNOWN = "unknown"  # refuses too
-
-
-@dataclass(frozen=True, slots=True)
-class MountView:
-    """What mountinfo tells of a tree. `namespaces` are the ones, of "user", "pid", "net", "ipc", "cgroup",
-    in which the root task isn't with criu. `chrooted`: its root isn't its mount namespace's; None = unknown.
-    """
-
-    criu_ns: int
-    root_ns: int  # of the root task
-    mounts: Sequence[Mount]  # of root_ns
-    host: Sequence[Mount]  # of criu_ns
-    nested: Mapping[int, Sequence[Mount]] = field(default_factory=dict)  # of other tasks, by namespace
-    namespaces: frozenset[str] = frozenset()
-    chrooted: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MountNeed:
-    """The verdict on one mount; on the tree's layout as a whole if `mount` is None.
-
-    `candidates` are paths in criu's mount namespace that should show the same directory or file, best first:
-    each is only a guess from mountinfo until stat(2) has confirmed it. `key` is "" if nothing is marked.
-    """
-
-    mount: Mount | None
-    verdict: MountVerdict
-    reason: str
-    key: str = ""
-    candidates: tuple[bytes, ...] = ()
-    outside: bool = False  # its file system is also mounted in criu's namespace
-    doc: str = ""
-
-    @property
-    def refuses(self) -> bool:
-        return self.verdict in (MountVerdict.REFUSED, MountVerdict.UNKNOWN)
+_WITHOUT_CONTENTS = frozenset({b"proc", b"sysfs", b"mqueue", b"devpts"})  # hidden, one is as good as another
+_OPENED = frozenset({b"tmpfs", b"mqueue", b"pstore"})  # criu must get at their contents
 
 
 def judge(view: MountView) -> tuple[MountNeed, ...]:
     """Return the verdict on the layout, if there is anything to say, and on every mount criu looks at."""
-    needs = _layout(view)
+    needs = mount_layout.of_tree(view)
     if view.root_ns == view.criu_ns:
-        return (*needs, *(_long_line(mount) for mount in view.host if is_too_long(mount)))
-    others = (mounts for ns, mounts in view.nested.items() if ns not in (view.root_ns, view.criu_ns))
-    everything = [*view.mounts, *(mount for mounts in others for mount in mounts)]
-    table = MountTable(everything, view.root_ns, cgroup_namespace="cgroup" in view.namespaces)
-    judge_one = _Judge(view, table)
-    needs += [judge_one.root_namespace(mount) for mount in table.mounts if mount.ns == view.root_ns]
-    needs += [judge_one.nested(mount) for mount in table.mounts if mount.ns != view.root_ns]
+        return (*needs, *(mount_layout.long_line(mount) for mount in view.host if is_too_long(mount)))
+    if not view.mounts:
+        return tuple(needs)
+    judge_one = _Judge(view)
+    everything = [*view.mounts, *(mount for mounts in view.others for mount in mounts)]
+    needs += [judge_one.verdict(mount) for mount in everything]
+    if not any(need.refuses for need in needs):
+        needs += judge_one.unforeseen(needs)
     return tuple(needs)
 
 
-def _refusal(mount: Mount | None, reason: str, doc: str, *, outside: bool = False) -> MountNeed:
-    return MountNeed(mount, MountVerdict.REFUSED, reason, outside=outside, doc=f"mounts#{doc}")
-
-
-def _layout(view: MountView) -> list[MountNeed]:
-    found = []
-    if view.root_ns == view.criu_ns:
-        if any(ns != view.criu_ns for ns in view.nested):
-            reason = (
-                "a descendant has a mount namespace of its own while the root task has criu's: criu would"
-            )
-            found.append(_refusal(None, f"{reason} dump this and then fail to restore it", "sub-namespace"))
-        return found
-    if view.criu_ns in view.nested:
-        reason = "a descendant is in criu's mount namespace while the root task is in another"
-        found.append(_refusal(None, f"{reason}: criu can't look its mounts up", "back-in-host"))
-    if view.chrooted or not any(is_namespace_root(mount) for mount in view.mounts):
-        reason = "the root task was chrooted inside a mount namespace of its own, which criu can't dump"
-        found.append(_refusal(None, reason, "chroot"))
-    elif view.chrooted is None:
-        reason = "it could not be found out whether the root task was chrooted inside its mount namespace"
-        found.append(MountNeed(None, MountVerdict.UNKNOWN, reason, doc="mounts#chroot"))
-    return found
-
-
 class _Judge:
-    def __init__(self, view: MountView, table: MountTable) -> None:
-        self._namespaces = view.namespaces
-        self._table = table
-        self._required, self._hopeless = table.required()
-        self._unmarked = table.cover(Marks())
-        self._marks = table.cover(self._required)
-        self._root_task_has = table.cover(Marks(frozenset(mount.mnt_id for mount in view.mounts)))
+    def __init__(self, view: MountView) -> None:
+        self._view = view
+        others = [mount for mounts in view.others for mount in mounts]
+        cgroup_namespace = "cgroup" in view.namespaces
+        self._contents = Contents(view.not_empty, view.unreadable)
+        self._simulator = Simulator([view.mounts, *view.others], cgroup_namespace=cgroup_namespace)
+        # What comes first is preferred where several marks would do: the first lines of mountinfo.
+        self._table = MountTable(
+            [*view.mounts, *others], view.root_ns, cgroup_namespace=cgroup_namespace,
+            not_empty=view.not_empty, unreadable=view.unreadable,
+        )  # fmt: skip
         self._host = HostMounts(view.host)
-        self._stacked = Counter((mount.ns, mount.mountpoint) for mount in table.mounts)
+        self._stacks = mount_layout.stacks(self._table.mounts)
+        self._judged_stacks: dict[int, dict[int, MountNeed]] = {}
+        self._hidden = frozenset().union(*map(mount_layout.hidden, [view.mounts, *view.others]))
+        self._split = mount_layout.split_groups(self._table)
+        self._unmarked = self._table.cover(Marks())
+        self._required, self._hopeless = self._table.required(self._own_devices())
+        self._must = self._table.cover(self._required)
+        self._marks = self._table.cover(self._required)
+        self._find_shared()
+        self._auto: dict[int, bytes] = {}
+        self.masters = self.sharing = False
+        self._find_automatic()
+        everything = Marks(self._required.mounts | self._shared.keys(), self._required.devices)
+        self._circles = {mount.mnt_id for mount in mount_layout.two_sources(self._table, everything)}
 
-    def root_namespace(self, mount: Mount) -> MountNeed:
-        outside = mount.dev in self._host.devs
-        if refused := self._unrestorable(mount):
-            return refused
+    def _find_shared(self) -> None:
+        """What the tree shares with the host although criu doesn't ask: of each file system the first."""
+        self._shared: dict[int, str] = {}
+        for mount in self._view.mounts:
+            if mount.dev not in self._host.devs or is_namespace_root(mount) or self._marks.covers(mount):
+                continue
+            if why := self._cut_off(mount):
+                self._shared[mount.mnt_id] = why
+                self._marks.add(mount)
+
+    def _own_devices(self) -> frozenset[int]:
+        """Devices that are no host mount's: file systems on block devices of the tree's own."""
+        devs = {mount.dev for mount in self._table.mounts if not is_known(mount)} - self._host.devs
+        return frozenset(dev for dev in devs if device_numbers(dev)[0])
+
+    def _find_automatic(self) -> None:
+        """Let criu mark by itself, if mounts of nested namespaces need marks that can't be had otherwise."""
+        wanting = [
+            mount for mount in self._table.mounts if mount.ns != self._view.root_ns and self._wants(mount)
+        ]
+        if not wanting:
+            return
+        masters = any(mount.master for mount in wanting)
+        sharing = any(mount.shared for mount in wanting)
+        explicit = Marks(self._required.mounts | self._shared.keys(), self._required.devices)
+        found = automatic(self._table, self._view.host, explicit, masters=masters, sharing=sharing)
+        if not any(mount.mnt_id in found for mount in wanting):
+            return
+        self._auto, self.masters, self.sharing = found, masters, sharing
+        by_id = {mount.mnt_id: mount for mount in self._table.mounts}
+        for mnt_id in found:
+            self._marks.add(by_id[mnt_id])
+        for mnt_id in list(self._hopeless):
+            failure = self._table.failure(by_id[mnt_id], self._marks)
+            if failure is None:
+                del self._hopeless[mnt_id]
+
+    def _wants(self, mount: Mount) -> bool:
         if mount.mnt_id in self._hopeless:
-            return _refusal(mount, f"criu: {self._hopeless[mount.mnt_id].value}", "hopeless", outside=outside)
-        if is_namespace_root(mount):
-            return self._root(mount, outside)
-        if mount.mnt_id in self._required.mounts:
-            failure = self._table.failure(mount, self._unmarked)
-            words = failure.value if failure else "another mount needs this one to be marked"
-            return self._marked(mount, MountVerdict.MUST, f"criu refuses it unmarked: {words}", outside)
-        if self._marks.covers(mount):
-            return MountNeed(
-                mount, MountVerdict.COVERED, "bound from a marked or the root mount", outside=outside
-            )
-        if outside and (why := self._cut_off(mount)):
-            return self._marked(mount, MountVerdict.SHOULD, why, outside)
-        return MountNeed(mount, MountVerdict.INSIDE, "criu makes it again", outside=outside)
+            return True
+        lost = mount.dev in self._host.devs and bool(self._cut_off(mount))
+        return lost and not self._marks.covers(mount)
 
-    def nested(self, mount: Mount) -> MountNeed:
-        outside = mount.dev in self._host.devs
-        if refused := self._unrestorable(mount):
+    def verdict(self, mount: Mount) -> MountNeed:
+        refused = mount_layout.of_mount(mount) or self._unrestorable(mount)
+        if refused:
             return refused
-        if self._root_task_has.covers(mount) and mount.mnt_id not in self._hopeless:
-            words = "bound from what the root task's namespace has"
-            return MountNeed(mount, MountVerdict.COVERED, words, outside=outside)
-        reason = "a descendant has it in a mount namespace of its own and the root task does not have it"
-        return _refusal(mount, reason, "nested", outside=outside)
+        if is_namespace_root(mount) and mount.ns == self._view.root_ns:
+            return self._root(mount)
+        if (stack := self._stacks.get(mount.mnt_id)) is not None:
+            return self._stacked(mount, stack)
+        return self._plain(mount)
 
     def _unrestorable(self, mount: Mount) -> MountNeed | None:
-        if b"\n" in mount.mountpoint:
-            return _refusal(mount, "its mountpoint has a newline, which criu can't restore", "newline")
-        if is_too_long(mount):
-            return _long_line(mount)
-        if self._stacked[mount.ns, mount.mountpoint] > 1:
-            reason = "several mounts are stacked on this mountpoint: criu would restore the wrong content"
-            return _refusal(mount, reason, "stacked")
+        outside = mount.dev in self._host.devs
+        if mount.mnt_id in self._hopeless:
+            reason = f"criu: {self._hopeless[mount.mnt_id].value}"
+            if mount.ns == self._view.root_ns:
+                return refusal(mount, reason, "hopeless", outside=outside)
+            return refusal(mount, reason, "nested", outside=outside)
+        if mount.mnt_id in self._split:
+            reason = f"criu can't give it its peer group again: {self._split[mount.mnt_id]}"
+            return refusal(mount, reason, "split-group", outside=outside)
+        if mount.mnt_id in self._circles:
+            reason = (
+                "the same file system is mounted under several source names: criu's restore would never end"
+            )
+            return refusal(mount, reason, "two-sources", outside=outside)
+        if mount.mnt_id in self._hidden and mount.mnt_id in self._view.in_use:
+            reason = "a process has something open or its working directory on it, and another mount hides it"
+            return refusal(mount, reason, "hidden-in-use", outside=outside)
+        if root_path(mount) != mount.root:
+            reason = "what was bound here has been deleted and can't be bound again"
+            return refusal(mount, reason, "deleted", outside=outside)
         return None
 
-    def _root(self, mount: Mount, outside: bool) -> MountNeed:
-        found = self._host.sources(mount)
-        if not found and base_type(mount) in _MEMORY_ONLY:
+    def _stacked(self, mount: Mount, stack: Sequence[Mount]) -> MountNeed:
+        if stack[0].mnt_id not in self._judged_stacks:
+            self._judged_stacks[stack[0].mnt_id] = self._judge_stack(stack)
+        return self._judged_stacks[stack[0].mnt_id][mount.mnt_id]
+
+    def _judge_stack(self, stack: Sequence[Mount]) -> dict[int, MountNeed]:
+        """criu marks all mounts on a mountpoint, or none: they all get the same key and the same source."""
+        needs = {one.mnt_id: self._plain(one) for one in stack}
+        top = stack[-1]
+        marked = [one for one in stack if needs[one.mnt_id].key]
+        if not marked:
+            return needs
+        if len({(self._table.superblock_of(one), self._table.root_of(one)) for one in stack}) == 1:
+            covered = "marked together with the one on top of it"
+            found = {one.mnt_id: MountNeed(one, MountVerdict.COVERED, covered) for one in stack}
+            return found | {top.mnt_id: replace(needs[marked[0].mnt_id], mount=top)}
+        if not needs[top.mnt_id].key and all(self._may_be_new(needs[one.mnt_id]) for one in marked):
+            reason = "another mount hides it: criu makes a new one"
+            return needs | {one.mnt_id: MountNeed(one, MountVerdict.INSIDE, reason) for one in marked}
+        reason = "several mounts are stacked on this mountpoint: criu would restore the wrong content"
+        return {one.mnt_id: refusal(one, reason, "stacked") for one in stack}
+
+    def _may_be_new(self, need: MountNeed) -> bool:
+        kind = base_type(need.mount) if need.mount else b""
+        return need.verdict is MountVerdict.SHOULD and kind in _WITHOUT_CONTENTS
+
+    def _plain(self, mount: Mount) -> MountNeed:
+        outside = mount.dev in self._host.devs
+        if mount.mnt_id in self._required.mounts:
+            failure = self._table.failure(mount, self._unmarked)
+            return self._marked(mount, MountVerdict.MUST, _why(failure), outside)
+        if mount.dev in self._required.devices and self._table.can_be_device(mount):
+            return self._device(mount)
+        if mount.mnt_id in self._shared:
+            return self._marked(mount, MountVerdict.SHOULD, self._shared[mount.mnt_id], outside)
+        if mount.mnt_id in self._auto:
+            return self._automatic(mount, outside)
+        if self._marks.covers(mount):
+            words = "bound from a marked or the root mount"
+            return MountNeed(mount, MountVerdict.COVERED, words, outside=outside)
+        if outside and (why := self._cut_off(mount)):
+            return refusal(mount, f"{why}, and nothing can be marked for it", "nested", outside=outside)
+        return self._made_anew(mount, outside)
+
+    def _made_anew(self, mount: Mount, outside: bool) -> MountNeed:
+        kind = base_type(mount)
+        if kind == b"overlay" and self._table.root_of(mount) == b"/":
+            reason = "it was mounted inside: criu would look its layers up by the host's paths"
+            return MountNeed(
+                mount, MountVerdict.REBUILD, reason, outside=outside, doc="mounts#overlay-inside"
+            )
+        if kind in _OPENED and mount.mnt_id in self._hidden and "user" in self._view.namespaces:
+            reason = "another mount hides it, and criu may not lift that in a user namespace"
+            return refusal(mount, reason, "hidden", outside=outside)
+        return MountNeed(mount, MountVerdict.INSIDE, "criu makes it again", outside=outside)
+
+    def _root(self, mount: Mount) -> MountNeed:
+        outside = mount.dev in self._host.devs
+        if mount.mnt_id in self._stacks:
+            reason = "several mounts are stacked on the root directory: criu can't tell them apart"
+            return refusal(mount, reason, "stacked", outside=outside)
+        found = self._sources(mount)
+        if not found and base_type(mount) in _MEMORY_ONLY and not outside:
             reason = "the root file system is in memory and mounted only inside: it would end with the tree"
-            return _refusal(mount, reason, "root-in-memory", outside=outside)
+            return refusal(mount, reason, "root-in-memory", outside=outside)
+        if not found and self._host.sources(mount):
+            return self._master_gone(mount)
         reason = "criu doesn't save the root file system: restore needs --root and a directory that shows it"
         return MountNeed(
             mount, MountVerdict.ROOT, reason, candidates=found, outside=outside, doc="mounts#root"
@@ -181,21 +230,65 @@ class _Judge:
     def _marked(self, mount: Mount, verdict: MountVerdict, reason: str, outside: bool) -> MountNeed:
         if shadows_others(mount.mountpoint):
             text = "its mountpoint holds `]:`, which criu would take for the end of another one's name"
-            return _refusal(mount, f"{reason}; {text}", "bracket", outside=outside)
-        if root_path(mount) != mount.root:
-            text = "what was bound here has been deleted and can't be bound again"
-            return _refusal(mount, f"{reason}; {text}", "deleted", outside=outside)
-        found = self._host.sources(mount)
+            return refusal(mount, f"{reason}; {text}", "bracket", outside=outside)
+        found = self._sources(mount)
+        if not found and self._host.sources(mount):
+            return self._master_gone(mount)
         if not found:
             text = "no place in criu's mount namespace shows it, so it could not be bound again"
-            return _refusal(mount, f"{reason}; {text}", "no-source", outside=outside)
+            return refusal(mount, f"{reason}; {text}", "no-source", outside=outside)
         return MountNeed(
             mount, verdict, reason, key(mount.mountpoint), found, outside, f"mounts#{verdict.value}"
         )
 
+    def _sources(self, mount: Mount) -> tuple[bytes, ...]:
+        return self._host.sources(mount, self._table.outer_master(mount))
+
+    def _master_gone(self, mount: Mount) -> MountNeed:
+        reason = (
+            f"it receives mounts from the host's peer group {mount.master}, and no place on the host that"
+            " shows it is in that group: criu could dump it and not restore it"
+        )
+        return refusal(mount, reason, "master-gone", outside=True)
+
+    def _device(self, mount: Mount) -> MountNeed:
+        major, minor = device_numbers(mount.dev)
+        device = f"{major}/{minor}"
+        reason = "its file system is on a block device that only the tree has mounted"
+        candidates = (mount.source,) if mount.source.startswith(b"/") else ()
+        name = f"dev/{device}"
+        return MountNeed(
+            mount, MountVerdict.DEVICE, reason, name, candidates, doc="mounts#device", device=device
+        )
+
+    def _automatic(self, mount: Mount, outside: bool) -> MountNeed:
+        path = self._auto[mount.mnt_id]
+        if mount.ns == self._view.root_ns:
+            reason = "criu would mark it by itself, as it must do in a nested namespace"
+            return self._marked(mount, MountVerdict.SHOULD, reason, outside)
+        failure = self._table.failure(mount, self._must)
+        reason = f"{_why(failure)}; a mount of a nested namespace has no mark of its own"
+        return MountNeed(
+            mount, MountVerdict.AUTO, reason, candidates=(path,), outside=outside, doc="mounts#auto"
+        )
+
+    def unforeseen(self, needs: Sequence[MountNeed]) -> list[MountNeed]:
+        """Return what criu would say to the marks that these needs come to."""
+        chosen = frozenset(
+            need.mount.mountpoint for need in needs if need.mount and need.key and not need.device
+        )
+        marks = self._simulator.marked(chosen, self._required.devices)
+        complaint = self._simulator.first_complaint(
+            Marks(marks.mounts | self._auto.keys(), marks.devices), self._contents
+        )
+        if complaint is None:
+            return []
+        words = complaint.words.decode("ascii", "backslashreplace")
+        return [refusal(complaint.mount, f"criu: {words}", "hopeless")]
+
     def _cut_off(self, mount: Mount) -> str:
         kind = base_type(mount)
-        own = self._namespaces
+        own = self._view.namespaces
         needed = _CUT_OFF_BY_NAMESPACE.get(kind)
         lost = (
             kind in _CUT_OFF
@@ -207,5 +300,9 @@ class _Judge:
         return f"unmarked, the host's {kind.decode('ascii', 'replace')} would become a private one"
 
 
-def _long_line(mount: Mount) -> MountNeed:
-    return _refusal(mount, f"its line in mountinfo is longer than the {LIMIT} bytes criu reads", "long-line")
+def _why(failure: Failure | None) -> str:
+    if failure is None:
+        return "criu refuses another mount unless this one is marked"
+    if failure is Failure.LOOKALIKE:
+        return "criu would dump it unmarked and fail to restore it"
+    return f"criu refuses it unmarked: {failure.value}"

@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -40,12 +40,14 @@ class VerifiedSource:
 class Verifier:
     """Verifies mounts of one process, which the caller holds by a pidfd.
 
+    `others` are processes in other mount namespaces, by the namespace's inode.
     `hung` collects the devices whose file system did not answer in time; further mounts of them are not
     tried, so that many of them don't add up.
     """
 
-    def __init__(self, pid: int, deadline: float = DEADLINE) -> None:
+    def __init__(self, pid: int, deadline: float = DEADLINE, others: Mapping[int, int] | None = None) -> None:
         self._pid = pid
+        self._others = others or {}
         self._deadline = deadline
         self.hung: set[int] = set()
 
@@ -55,7 +57,8 @@ class Verifier:
         if mount is None or not need.candidates or mount.dev in self.hung:
             return None
         try:
-            return _within(self._deadline, lambda: _compare(self._pid, mount, need.candidates))
+            pid = self._others.get(mount.ns, self._pid)
+            return _within(self._deadline, lambda: _compare(pid, mount, need.candidates))
         except TimeoutError:
             self.hung.add(mount.dev)
             return None

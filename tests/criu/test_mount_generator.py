@@ -1,7 +1,8 @@
 """criu's rule for mounts as we know it, against the real criu, on random containers with real mounts.
 
 Same verdict and same first complaint: with no marks, with those of the rule (which must pass, each mapping
-found), and with each of those left out. `make mounts` makes many more containers and prints what came out.
+found), and with each of those left out. What the plan does not refuse is dumped and restored by its options,
+and has the same mount tables again. `make mounts` makes many more containers and prints what came out.
 """
 
 from __future__ import annotations
@@ -9,16 +10,27 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import mountmaker
 import pytest
+from containers import Held, Launched
 from hypothesis import HealthCheck, given, note, reject, settings
 from mountmaker import Host, Made
+from puppets import adopt_orphans
 from support import Criu, Ran
 
+from externalizer.checkpoint.mounttables import outside
+from externalizer.checkpoint.survey import plan_of
 from externalizer.criu.optionfile import Option, render
+from externalizer.model import mounttable as mount_model
+from externalizer.model.plan import Plan
+from externalizer.model.policy import DEFAULTS
+from externalizer.model.text import to_bytes
+from externalizer.plan.build import Installed
 from externalizer.rules.criu_simulator import Complaint, Contents, Simulator
+from externalizer.rules.mount_changes import Expected, compare
+from externalizer.scan import mountinfo, native
 
 pytestmark = [pytest.mark.criu, pytest.mark.mounts]
 
@@ -31,6 +43,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     place = tmp_path_factory.mktemp("m")
     for path in (place, place.parent, place.parent.parent):
         path.chmod(0o755)  # root of a user namespace passes through
+    adopt_orphans()
     with Host(place) as made:
         yield made
 
@@ -39,9 +52,9 @@ class Trial:
     """One container and the simulator of it."""
 
     def __init__(self, criu: str, host: Host, drawn: Made, pid: int, number: Iterator[int]) -> None:
-        self._criu = criu
-        self._host = host
-        self._number = number
+        self.criu = criu
+        self.host = host
+        self.number = number
         self.pid = pid
         tables = mountmaker.tables(pid)
         self.nested = len(tables) - 1
@@ -67,9 +80,9 @@ class Trial:
         return predicted
 
     def _dump(self, mountpoints: frozenset[bytes]) -> Ran:
-        images = self._host.place / f"images{next(self._number)}"
+        images = self.host.place / f"images{next(self.number)}"
         lines = [Option("external", b"mnt[%s]:%s" % (one, _key(one).encode())) for one in sorted(mountpoints)]
-        ran = Criu(self._criu, images).dump(self.pid, render(lines) if lines else b"", "--leave-running")
+        ran = Criu(self.criu, images).dump(self.pid, render(lines) if lines else b"", "--leave-running")
         shutil.rmtree(images)
         return ran
 
@@ -93,6 +106,7 @@ def test_predicted_is_what_criu_does(criu_binary: str, host: Host, full_size: bo
             seen["with nested mount namespaces"] += bool(trial.nested)
             _count(seen, "no marks", trial.compare(frozenset()))
             _check_marks(trial, seen)
+            _check_plan(trial, seen, container)
 
     _run(check, host, AT_FULL_SIZE if full_size else IN_CI, full_size)
     assert seen["containers"] >= (200 if full_size else 25)
@@ -115,6 +129,54 @@ def _check_marks(trial: Trial, seen: Counter[str]) -> None:
         fewer = trial.simulator.marked(mountpoints - {left_out})
         still_good = all(table.failure(mount, table.cover(fewer)) is None for mount in table.mounts)
         assert stacked or not still_good, left_out
+
+
+def _check_plan(trial: Trial, seen: Counter[str], container: Launched) -> None:
+    """What the plan does not refuse is restored, and not wrongly."""
+    plan = plan_of(native.scan(trial.pid), Installed("/plugins", "/hook"), DEFAULTS)
+    for rule in {finding.rule for finding in plan.refusals}:
+        seen[f"the plan refuses: {rule}"] += 1
+    if plan.refusals:
+        return
+    marks = {mount.mark for mount in plan.mounts}
+    for mark in marks:
+        seen[f"the plan marks by: {mark.value}"] += 1
+    tables = mount_model.tables_of(plan.digest, mountmaker.by_vpid(trial.pid), mountinfo.of_self())
+    images = Criu(trial.criu, trial.host.place / f"restored{next(trial.number)}")
+    dumped = images.dump(trial.pid, _options(plan.dump_options))
+    assert dumped.status == 0, (plan.dump_options, dumped.errors)
+    assert container.init.has_ended(20)
+    container.reap()
+    # criu reads them as root of the tree's user namespace.
+    for path in (images.images, *images.images.iterdir()):
+        path.chmod(path.stat().st_mode | 0o055)
+    restored = images.restore(_options(plan.restore_options))
+    assert restored.status == 0, (plan.restore_options, restored.errors)
+    with Held(restored.pid):
+        after = {
+            vpid: tuple(map(mount_model.line_of, mounts)) for vpid, mounts in mountmaker.by_vpid(restored.pid)
+        }
+        changes = compare(tables.namespaces, after, _expected(tables, plan))
+    shutil.rmtree(images.images)
+    # The host's peer groups are the hook's business, which does not run here.
+    wrong = [line for line in changes.wrong if "no longer with the host's mount" not in line]
+    assert not wrong, (plan.mounts, wrong)
+    seen["dumped and restored by the plan"] += 1
+
+
+def _expected(tables: mount_model.Tables, plan: Plan) -> Expected:
+    host = mountinfo.of_self()
+    groups = frozenset(group for mount in host for group in (mount.shared, mount.master)) - {0}
+    return Expected(outside(tables, plan), True, frozenset(tables.host_groups), groups)
+
+
+def _options(options: Sequence[tuple[str, str | None]]) -> bytes:
+    wanted = [(name, value) for name, value in options if name not in ("libdir", "action-script")]
+    return (
+        render([Option(name, to_bytes(value) if value else None) for name, value in wanted])
+        if wanted
+        else b""
+    )
 
 
 def _count(seen: Counter[str], what: str, complaint: Complaint | None) -> None:
