@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print how long the tests of each marker took, so that a suite that grows is seen."""
-    ours = {"criu", "matrix", "daemons", "mounts", "packaging"}  # getini("markers") also has those of plugins
+    ours = {"criu", "matrix", "mounts", "daemons", "packaging"}  # getini("markers") also has those of plugins
     seconds: dict[str, float] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:
@@ -49,6 +49,22 @@ def criu_binary() -> str:
     from externalizer.criu.provide.find import find
 
     return os.fsdecode(find(None, os.environ).path)
+
+
+@pytest.fixture(scope="session")
+def binaries() -> Callable[[str], Path]:
+    """Where a tool's programs are. It is put into the private prefix if it is not there; never skipped."""
+    from externalizer.criu.provide.find import prefix_directory
+    from externalizer.criu.provide.install import Settings, ensure_tool
+    from externalizer.criu.provide.prefix import Prefix
+
+    prefix = Prefix(prefix_directory(os.environ))
+
+    def find(tool: str) -> Path:
+        ensure_tool(Settings(prefix, print), tool)
+        return Path(prefix.link(tool), "bin")
+
+    return find
 
 
 @pytest.fixture(scope="session")

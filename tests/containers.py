@@ -101,7 +101,8 @@ class Container(Launched):
 
     Its root directory is made below `directory`: the host's /usr and its like and /etc read-only, a /proc of
     its own, tmpfs on /tmp and /dev, and `binds`. `slave`: mounts stay slaves of the host's shared ones.
-    `userns`: in a user namespace of its own, whose id 0 is this one outside; 0 = none.
+    `userns`: in a user namespace of its own, whose id 0 is this one outside; 0 = none. `bare`: nothing of the
+    host's is bound but `binds`.
     """
 
     def __init__(
@@ -114,9 +115,11 @@ class Container(Launched):
         uid: int = 0,
         slave: bool = False,
         userns: int = 0,
+        bare: bool = False,
     ) -> None:
         self.root = directory / "root"
-        self._binds = (*_skeleton(self.root), *binds)
+        skeleton = _skeleton(self.root)
+        self._binds = (*(() if bare else skeleton), *binds)
         for bind in self._binds:
             _make_mountpoint(self.root, bind)
         mounts: list[str | Path] = []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
+import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,11 +83,30 @@ def comparable(pid: int, skip: str = "") -> list[tuple[str, ...]]:
 
 
 @contextmanager
-def mounted(target: Path, kind: str = "tmpfs", data: str = "", flags: int = 0) -> Iterator[Path]:
+def mounted(target: Path, kind: str = "tmpfs", data: str = "", source: str = "test") -> Iterator[Path]:
     """A file system of the host for the time of a `with` statement."""
     target.mkdir(exist_ok=True)
-    mount("test", target, kind, flags, data)
+    mount(source, target, kind, 0, data)
     try:
         yield target
     finally:
         _libc.umount2(os.fsencode(target), 2)  # MNT_DETACH: restored trees may still be ending
+
+
+@contextmanager
+def loop_device(image: Path, mke2fs: Path) -> Iterator[str]:
+    """A block device with an ext4 of its own, in the file `image` (loop(4))."""
+    image.write_bytes(b"")
+    os.truncate(image, 4 << 20)
+    subprocess.run([mke2fs, "-q", "-t", "ext4", image], check=True, timeout=60, capture_output=True)
+    with open("/dev/loop-control", "rb") as control, open(image, "r+b") as backing:
+        number = fcntl.ioctl(control, 0x4C82)  # LOOP_CTL_GET_FREE
+        name = f"/dev/loop{number}"
+        if not os.path.exists(name):
+            os.mknod(name, 0o600 | stat.S_IFBLK, os.makedev(7, number))
+        with open(name, "r+b") as device:
+            fcntl.ioctl(device, 0x4C00, backing.fileno())  # LOOP_SET_FD
+            try:
+                yield name
+            finally:
+                fcntl.ioctl(device, 0x4C01)  # LOOP_CLR_FD; the last one who has it mounted lets it go

@@ -6,10 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from externalizer.checkpoint.hook import say
 from externalizer.criu.images import ImageDamaged, read_optional
-from externalizer.criu.mountsimage import external_keys
-from externalizer.errors import Refused, RestoreFailed
+from externalizer.errors import RestoreFailed
 from externalizer.kernel import procfs, safefs
 from externalizer.model.mount import Mount
 from externalizer.model.mounttable import (
@@ -23,7 +21,7 @@ from externalizer.model.mounttable import (
 )
 from externalizer.model.plan import Mark, Plan
 from externalizer.model.snapshot import Snapshot
-from externalizer.model.text import printable, to_bytes
+from externalizer.model.text import to_bytes
 from externalizer.rules.mount_changes import Changes, Expected, compare
 from externalizer.scan import mountinfo
 
@@ -37,31 +35,6 @@ def record(images: int, plan: Plan, snapshot: Snapshot) -> None:
     """Store the tables of all mount namespaces of the tree. Raises OSError, ExternalizerError."""
     tables = tables_of(plan.digest, _namespaces(snapshot), mountinfo.of_self())
     safefs.write_file(images, FILE, to_json(tables))
-
-
-def check_marks(images: int, plan: Plan, snapshot: Snapshot) -> None:
-    """Raise Refused where criu did not take a planned mount for external, under the key of the plan.
-
-    criu says nothing of a mark that it finds no mount for. A mount that is marked although it needn't be is
-    the wish of whoever started criu. A container runtime marks mounts under keys of its own.
-    """
-    keys = external_keys(images)
-    ids = {mount.mountpoint: mount.mnt_id for mount in snapshot.mounts(snapshot.task(plan.target.pid).mnt_ns)}
-    problems = []
-    for planned in plan.mounts:
-        if planned.mark is not Mark.MOUNTPOINT:
-            continue  # of these criu itself fails the dump, or says nothing that could be compared
-        key = keys.get(ids.get(to_bytes(planned.mountpoint), -1))
-        if key is None:
-            problems.append(f"{planned.mountpoint} was not marked")
-        elif key != planned.key.encode():
-            say(f"mount {planned.mountpoint} is marked as {printable(key)}, which another program has chosen")
-    if problems:
-        raise Refused(
-            f"criu did not take mounts from outside as external: {', '.join(problems)}",
-            why="restored, they would be copies, or criu would fail then",
-            hint=f"pass the dump.conf that `externalize {plan.target.pid}` wrote, or use `externalize dump`",
-        )
 
 
 def _namespaces(snapshot: Snapshot) -> list[tuple[int, Sequence[Mount]]]:

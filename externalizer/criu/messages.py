@@ -51,7 +51,11 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("*", "scm_entry", "scm", 4),
     ],
     # criu declares the texts as string and fills them with the bytes of paths
-    "mnt_entry": [("r", "uint32", "mnt_id", 2), ("o", "bytes", "ext_key", 18)],
+    "mnt_entry": [
+        ("r", "uint32", "mnt_id", 2),
+        ("r", "bytes", "source", 8),
+        ("o", "bytes", "ext_key", 18),
+    ],
     "fdinfo_entry": [("r", "uint32", "id", 1)],
     "uid_gid_extent": [
         ("r", "uint32", "first", 1),

@@ -107,6 +107,14 @@ def _compare(pid: int, mount: Mount, candidates: Sequence[bytes]) -> VerifiedSou
     return None
 
 
+def shows(pid: int, mount: Mount, path: bytes, deadline: float = DEADLINE) -> bool:
+    """Whether a path of ours shows what that mount of the process shows; False if it can't be told."""
+    try:
+        return _within(deadline, lambda: _compare(pid, mount, (path,))) is not None
+    except TimeoutError:
+        return False
+
+
 def _look(start: bytes, path: bytes) -> tuple[os.stat_result, int] | None:
     """Return status and mount id of `path` below `start`; None if there is none or a link is on the way."""
     try:

@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from outcomes import EXPECTED, Observed, Outcome, Way, table
-
-from externalizer.criu.provide.find import prefix_directory
-from externalizer.criu.provide.install import Settings, ensure_tool
-from externalizer.criu.provide.prefix import Prefix
-
-Binaries = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def binaries() -> Binaries:
-    """Where a tool's programs are. It is put into the private prefix if it is not there; never skipped."""
-    prefix = Prefix(prefix_directory(os.environ))
-
-    def find(tool: str) -> Path:
-        ensure_tool(Settings(prefix, print), tool)
-        return Path(prefix.link(tool), "bin")
-
-    return find
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from externalizer.checkpoint import (
     inflight,
     installation,
     keeping,
+    marks,
     mounttables,
     wanted,
     wishes,
@@ -80,7 +81,7 @@ def _complete(pid: int, images: int) -> None:
                       hint="dump again; if it persists, please report it", transient=True)  # fmt: skip
     if plan.target.own_mount_ns:
         snapshot = native.scan(pid)
-        mounttables.check_marks(images, plan, snapshot)
+        marks.check(images, plan, snapshot)
         mounttables.record(images, plan, snapshot)
     _store(images, files, queues, records, plan)
 

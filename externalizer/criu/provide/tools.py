@@ -41,5 +41,6 @@ TOOLS: dict[str, Tool] = {
         ("usr/lib/postgresql/*/bin/postgres", "usr/lib/postgresql/*/bin/initdb"),
         in_place=True,
     ),
+    "mke2fs": Tool(("e2fsprogs",), ("*sbin/mke2fs",), probe=("-V",)),
     "dbus": Tool(("dbus-daemon",), ("usr/bin/dbus-daemon",)),
 }
