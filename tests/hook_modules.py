@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-STAGES = ("pre-dump", "post-dump", "post-restore", "pre-resume", "post-resume")
+STAGES = ("pre-dump", "post-dump", "pre-restore", "post-restore", "pre-resume", "post-resume")
 
 _ALWAYS = {
     "externalizer", "externalizer.checkpoint", "externalizer.checkpoint.artifacts",
@@ -30,13 +30,21 @@ _GREETINGS = {
     "externalizer.rules", "externalizer.rules.protocols",
 }  # fmt: skip
 
+_MOUNTS = {
+    "externalizer.checkpoint.mounttables", "externalizer.checkpoint.registry",
+    "externalizer.checkpoint.staging", "externalizer.kernel.mountcalls", "externalizer.kernel.privatedir",
+    "externalizer.model.mounttable", "externalizer.rules", "externalizer.rules.mount_changes",
+    "externalizer.scan.mountsource",
+}  # fmt: skip
+
 # A dump plans twice: before the tree is stopped, and from the frozen tree.
 _PLANNING = _GREETINGS | {
     "externalizer.checkpoint.greetings.variable",
     "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
     "externalizer.checkpoint.installation",
     "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.spaces",
-    "externalizer.checkpoint.registry",
+    "externalizer.checkpoint.registry", "externalizer.checkpoint.staging", "externalizer.criu.optionfile",
+    "externalizer.kernel.mountcalls", "externalizer.model.mounttable",
     "externalizer.checkpoint.shared", "externalizer.checkpoint.stages.pre_dump",
     "externalizer.checkpoint.survey", "externalizer.checkpoint.wishes", "externalizer.criu.installed",
     "externalizer.criu.queues", "externalizer.kernel.credentials", "externalizer.kernel.privatedir",
@@ -64,7 +72,11 @@ ALLOWED = {
         "externalizer.checkpoint.targets", "externalizer.criu.cgroupimage", "externalizer.criu.unixedit",
         "externalizer.criu.userns",
     },
-    "post-restore": _ALWAYS | _GREETINGS | {
+    "pre-restore": _ALWAYS | _MOUNTS | {
+        "externalizer.checkpoint.mountpoints", "externalizer.checkpoint.sources",
+        "externalizer.checkpoint.stages.pre_restore", "externalizer.criu.userns",
+    },
+    "post-restore": _ALWAYS | _MOUNTS | _GREETINGS | {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.mounttables",
         "externalizer.checkpoint.peergroups", "externalizer.checkpoint.reconnect",
         "externalizer.checkpoint.restored", "externalizer.checkpoint.settings",

@@ -33,7 +33,7 @@
 	"import sys; sys.path.insert(0, sys.argv.pop(1)); "                    \
 	"from externalizer.checkpoint.hook import main; sys.exit(main(sys.argv[1:]))"
 
-static const char *const used_stages[] = { "pre-dump", "post-dump", "post-restore" };
+static const char *const used_stages[] = { "pre-dump", "post-dump", "pre-restore", "post-restore" };
 
 /* The secret tells a command of ours that this line is of its own hook, and no name that criu logged. */
 static void say(const char *what, const char *detail)

@@ -121,6 +121,15 @@ def written(images: int, plan: Plan, wishes: Wishes) -> Iterator[Mapping[str, st
         os.close(parent)
 
 
+def left(*, remove: bool) -> list[str]:
+    """What killed restores left, by its path; removed with `remove`. Raises UsageError."""
+    parent = run_directory(_DIRECTORY)
+    try:
+        return [f"{RUN_BASE}/{_DIRECTORY}/{name}" for name in temporary.sweep(parent, remove=remove)]
+    finally:
+        os.close(parent)
+
+
 def _write(images: int, directory: int, plan: Plan) -> None:
     planned = {one.ino: one for one in plan.sockets}
     if any(one.action is Action.RECONNECT for one in plan.sockets):

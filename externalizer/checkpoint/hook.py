@@ -43,6 +43,10 @@ def _stage(name: str) -> Callable[[int, int], None]:
         from externalizer.checkpoint.stages import post_dump
 
         return post_dump.run
+    if name == "pre-restore":
+        from externalizer.checkpoint.stages import pre_restore
+
+        return pre_restore.run
     if name == "post-restore":
         from externalizer.checkpoint.stages import post_restore
 
@@ -61,6 +65,8 @@ def _stage(name: str) -> Callable[[int, int], None]:
 def _run(name: str) -> None:
     pid = os.environ.get("CRTOOLS_INIT_PID", "")
     directory = os.environ.get("CRTOOLS_IMAGE_DIR", "")
+    if name == "pre-restore":
+        pid = pid or "0"  # there is none yet
     if not pid.isdigit() or not directory:
         raise ExternalizerError(
             f"criu called the {name} hook without CRTOOLS_INIT_PID and CRTOOLS_IMAGE_DIR",

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
+from externalizer.checkpoint import staging
+from externalizer.criu import optionfile
 from externalizer.kernel import namespaces
 from externalizer.model.filekind import file_kind
 from externalizer.model.finding import Finding, Place, Verdict
 from externalizer.model.mount import Mount
 from externalizer.model.plan import Mark, MountPlan
-from externalizer.model.process import Task
+from externalizer.model.process import Task, TaskKey
 from externalizer.model.snapshot import Snapshot
-from externalizer.model.text import printable
+from externalizer.model.text import printable, to_bytes
+from externalizer.plan.build import restored_mount
 from externalizer.rules import mount_layout
 from externalizer.rules import mounts as rules
+from externalizer.rules.mount_sources import HostMounts
 from externalizer.rules.mounts import MountNeed, MountVerdict, MountView
 from externalizer.scan import mountdevice, mountfacts, mountinfo, mountroot, mountsource
 
@@ -60,7 +64,20 @@ def judge(snapshot: Snapshot) -> Found:
             else:
                 mounts.append(_planned(need.mount, need, source))
                 findings += _warnings(need, source, view)
-    return Found(tuple(_with_letters(mounts, needs)), root, tuple(findings))
+    planned = _with_letters(mounts, needs)
+    return Found(tuple(_staged(planned, view, snapshot.root)), root, tuple(findings))
+
+
+def _staged(mounts: Iterable[MountPlan], view: MountView, target: TaskKey) -> Iterator[MountPlan]:
+    """Give stages to those that criu could not bind from their source, or that no option file can name."""
+    host = HostMounts(view.host)
+    for number, mount in enumerate(mounts):
+        locked = "user" in view.namespaces and host.is_busy(to_bytes(mount.source))
+        keyword, value = restored_mount(mount)
+        fits = optionfile.can_hold(keyword, to_bytes(value or ""))
+        if mount.mark is Mark.MOUNTPOINT and (locked or not fits):
+            mount = msgspec.structs.replace(mount, stage=staging.path(target, number))
+        yield mount
 
 
 def _source(need: MountNeed, verifier: mountsource.Verifier) -> mountsource.VerifiedSource | None:

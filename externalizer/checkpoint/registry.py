@@ -12,7 +12,7 @@ import re
 
 from externalizer.errors import Refused, TargetGone
 from externalizer.kernel import procfs, safefs
-from externalizer.kernel.privatedir import run_directory
+from externalizer.kernel.privatedir import RUN_BASE, run_directory
 from externalizer.model.plan import Plan, PlanDamaged, from_json, to_json
 from externalizer.model.process import TaskKey
 
@@ -67,11 +67,24 @@ def _read(directory: int, name: str) -> bytes | None:
         return file.read()
 
 
-def _sweep(directory: int) -> None:
+def left(*, remove: bool) -> list[str]:
+    """The plans of processes that have ended, by their path; removed with `remove`. Raises UsageError."""
+    directory = run_directory("plans")
+    try:
+        return _sweep(directory, remove=remove)
+    finally:
+        os.close(directory)
+
+
+def _sweep(directory: int, *, remove: bool = True) -> list[str]:
+    found = []
     for pid, starttime in _names(directory):
         if not lives(TaskKey(pid, starttime)):
+            found.append(f"{RUN_BASE}/plans/{pid}-{starttime}")
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{pid}-{starttime}", dir_fd=directory)
+                if remove:
+                    os.unlink(f"{pid}-{starttime}", dir_fd=directory)
+    return found
 
 
 def lives(key: TaskKey) -> bool:

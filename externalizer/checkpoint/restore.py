@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from externalizer.checkpoint import adapted, installation, preflight, runfile
+from externalizer.checkpoint import adapted, installation, mountpoints, preflight, runfile, staging
 from externalizer.checkpoint.artifacts import stored_plan
 from externalizer.checkpoint.dump import check_scripts, script_variables
 from externalizer.checkpoint.outcome import explained
@@ -27,7 +27,7 @@ from externalizer.errors import RestoreFailed, UsageError
 from externalizer.kernel import fserrors, procfs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model import plan as model
-from externalizer.model.text import printable
+from externalizer.model.text import printable, to_bytes
 
 LOG = "restore.log"
 _REAP_SECONDS = 2.0  # a failed criu has killed the tasks before it ends; they only have to be waited for
@@ -72,7 +72,10 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
         with fserrors.translated(images, "share"):
             userns.share(dirfd)
         with adapted.written(dirfd, plan, options.wishes) as variables:
-            return _run(dirfd, images, criu, options, plan, variables, progress)
+            try:
+                return _run(dirfd, images, criu, options, plan, variables, progress)
+            finally:
+                staging.remove(plan)  # what a criu that failed has left
     finally:
         os.close(dirfd)
 
@@ -112,6 +115,10 @@ def _run(
     ]  # fmt: skip
     words += ["--shell-job"] if options.shell_job else []
     words += ["--tcp-established"] if options.tcp_established else []
+    root = os.fsdecode(to_bytes(_root(plan, options.root)))
+    variables = {**variables, **script_variables(options.scripts)} | (
+        {mountpoints.VARIABLE: root} if root else {}
+    )
     _become_subreaper()
     others = procfs.children(os.getpid())
     try:
@@ -121,7 +128,7 @@ def _run(
             status = command.run(
                 criu,
                 [*words, "--config", file.path, *options.passed_on],
-                variables={**file.variables, **script_variables(options.scripts), **variables},
+                variables={**file.variables, **variables},
                 on_interrupt=_on_interrupt(dirfd, pidfile),
                 pass_fds=[dirfd],
                 keep_terminal=options.shell_job,

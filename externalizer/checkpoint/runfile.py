@@ -52,13 +52,26 @@ def written(verb: str, text: bytes) -> Iterator[RunFile]:
         os.close(directory)
 
 
-def _sweep(directory: int) -> None:
-    """Remove what killed commands left: nobody holds its lock."""
+def left(*, remove: bool) -> list[str]:
+    """The option files of killed commands, by their path; removed with `remove`. Raises UsageError."""
+    directory = run_directory(_DIRECTORY)
+    try:
+        return _sweep(directory, remove=remove)
+    finally:
+        os.close(directory)
+
+
+def _sweep(directory: int, *, remove: bool = True) -> list[str]:
+    """Find, and remove, what killed commands left: nobody holds its lock."""
+    found = []
     for name in os.listdir(directory):
         with contextlib.suppress(OSError):
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(name, dir_fd=directory)
+                if remove:
+                    os.unlink(name, dir_fd=directory)
+                found.append(f"{RUN_BASE}/{_DIRECTORY}/{name}")
             finally:
                 os.close(fd)
+    return found

@@ -113,6 +113,15 @@ def render(lines: Sequence[Option | Comment]) -> bytes:
     return b"".join(_comment(line) if isinstance(line, Comment) else _statement(line) for line in lines)
 
 
+def can_hold(keyword: str, value: bytes) -> bool:
+    """Whether an option file can carry this value."""
+    try:
+        _statement(Option(keyword, value))
+    except Inexpressible:
+        return False
+    return True
+
+
 def _comment(comment: Comment) -> bytes:
     if not comment.text.isprintable():  # also false for a newline and for surrogate escapes
         raise ValueError(f"comment is not one printable line: {comment.text!r}")

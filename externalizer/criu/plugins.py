@@ -142,7 +142,7 @@ def _make(directory: str, links: dict[str, str]) -> None:
             except OSError:
                 if _holds(directory, links):  # another run was faster
                     return
-                temporary.remove(parent, os.fsencode(name))
+                temporary.erase(parent, os.fsencode(name))
                 os.rename(new, name, src_dir_fd=parent, dst_dir_fd=parent)
     finally:
         os.close(parent)

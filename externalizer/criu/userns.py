@@ -20,7 +20,7 @@ def share(dirfd: int) -> None:
     Nothing is done for a tree without one. The directory gets mode 0710, images 0640. Raises ImageDamaged,
     OSError.
     """
-    gid = _root_gid(dirfd)
+    gid = root_gid(dirfd)
     if gid is None:
         return
     for name in os.listdir(dirfd):
@@ -36,8 +36,11 @@ def share(dirfd: int) -> None:
     os.fchmod(dirfd, 0o710)
 
 
-def _root_gid(dirfd: int) -> int | None:
-    """The host's number of gid 0 in the tree's user namespace; None: it has none of its own."""
+def root_gid(dirfd: int) -> int | None:
+    """The host's number of gid 0 in the tree's user namespace; None: it has none of its own.
+
+    Raises ImageDamaged.
+    """
     for name in os.listdir(dirfd):
         if re.fullmatch(r"userns-\d+\.img", name):
             (entry,) = images.messages(dirfd, name, _MAGIC, UsernsEntry, UsernsEntry)

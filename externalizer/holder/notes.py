@@ -11,7 +11,7 @@ import re
 
 from externalizer.holder.state import KEPT, is_id
 from externalizer.kernel import safefs
-from externalizer.kernel.privatedir import run_directory
+from externalizer.kernel.privatedir import RUN_BASE, run_directory
 from externalizer.model.process import TaskKey
 
 _NOTE = re.compile(r"resume-(\d+)")
@@ -51,10 +51,23 @@ def remove(criu: TaskKey) -> None:
         os.close(directory)
 
 
-def _sweep(directory: int) -> None:
-    """Remove the notes for criu processes that were killed before they came to it."""
+def left(*, remove: bool) -> list[str]:
+    """The notes for criu processes that ended, by their path; removed with `remove`. Raises UsageError."""
+    directory = run_directory(KEPT)
+    try:
+        return _sweep(directory, remove=remove)
+    finally:
+        os.close(directory)
+
+
+def _sweep(directory: int, *, remove: bool = True) -> list[str]:
+    """Find, and remove, the notes for criu processes that were killed before they came to it."""
+    found = []
     for name in os.listdir(directory):
         match = _NOTE.fullmatch(name)
         if match and not os.path.exists(f"/proc/{match[1]}"):
+            found.append(f"{RUN_BASE}/{KEPT}/{name}")
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=directory)
+                if remove:
+                    os.unlink(name, dir_fd=directory)
+    return found

@@ -9,6 +9,7 @@ import os
 RENAME_NOREPLACE = 1  # <linux/fs.h>
 RENAME_EXCHANGE = 2
 RESOLVE_NO_SYMLINKS = 0x04  # <linux/openat2.h>
+RESOLVE_IN_ROOT = 0x10
 
 _SYS_OPENAT2 = 437  # the same on every architecture that criu runs on (Linux 5.6)
 

@@ -1,15 +1,17 @@
-"""The newer system calls on mounts: open_tree(2), move_mount(2), mount_setattr(2). glibc 2.35 lacks them.
+"""System calls on mounts: mount(2), umount(2), and open_tree(2), move_mount(2), mount_setattr(2).
 
-The numbers are the same on all architectures (the kernel's syscall tables, 5.2 and later).
+glibc lacked the last three until 2.36. Their numbers are the same on all architectures (the kernel's syscall
+tables, 5.2 and later).
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 
+MS_NOSUID, MS_NODEV = 2, 4
 AT_EMPTY_PATH = 0x1000
-AT_RECURSIVE = 0x8000
 MS_PRIVATE = 1 << 18
 MS_SHARED = 1 << 20
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
@@ -36,6 +38,27 @@ def _call(number: int, *args: object) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
+    """mount(2). Raises OSError."""
+    words = [os.fsencode(word) for word in (source, target, kind)]
+    if _libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(data)):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), target)
+
+
+def detach(target: str) -> bool:
+    """Unmount what is mounted there, and all below it, at once for everybody; False if nothing is.
+
+    MNT_DETACH | UMOUNT_NOFOLLOW. Raises OSError.
+    """
+    if _libc.umount2(os.fsencode(target), 2 | 8):
+        code = ctypes.get_errno()
+        if code == errno.EINVAL:
+            return False
+        raise OSError(code, os.strerror(code), target)
+    return True
 
 
 def clone(fd: int) -> int:

@@ -230,7 +230,7 @@ def _exchange_in_two_steps(parent: int, new: bytes, name: bytes) -> None:
     except BaseException:
         os.rename(aside, name, src_dir_fd=parent, dst_dir_fd=parent)
         raise
-    temporary.remove(parent, aside)
+    temporary.erase(parent, aside)
 
 
 def _recover_aside(parent: int, name: bytes) -> None:
@@ -246,4 +246,4 @@ def _recover_aside(parent: int, name: bytes) -> None:
     except FileNotFoundError:
         os.rename(aside, name, src_dir_fd=parent, dst_dir_fd=parent)
     else:
-        temporary.remove(parent, aside)
+        temporary.erase(parent, aside)

@@ -29,7 +29,7 @@ def temporary_directory(parent: int) -> Iterator[tuple[bytes, int]]:
         yield name, fd
     finally:
         try:
-            remove(parent, name)
+            erase(parent, name)
         finally:
             os.close(fd)
 
@@ -43,7 +43,7 @@ def _locked_directory(parent: int) -> tuple[bytes, int]:
         except FileNotFoundError:  # swept by another run before it could be locked
             continue
         except BaseException:
-            remove(parent, name)
+            erase(parent, name)
             raise
         lock(fd, wait=True)
         if _is_at(parent, name, os.fstat(fd)):
@@ -95,8 +95,12 @@ def write_new(directory: int, name: bytes, data: bytes, mode: int) -> Iterator[i
         os.close(fd)
 
 
-def sweep(directory: int) -> None:
-    """Remove what killed runs left in `directory`. Raises OSError if it can't be listed."""
+def sweep(directory: int, *, remove: bool = True) -> list[str]:
+    """Find, and remove, what killed runs left in `directory`; returns the names.
+
+    Raises OSError if it can't be listed.
+    """
+    found = []
     for entry in os.listdir(directory):
         name = os.fsencode(entry)
         if not name.startswith(PREFIX):
@@ -107,9 +111,12 @@ def sweep(directory: int) -> None:
             continue
         try:
             if os.fstat(fd).st_uid == os.geteuid() and lock(fd, wait=False):
-                remove(directory, name)
+                found.append(entry)
+                if remove:
+                    erase(directory, name)
         finally:
             os.close(fd)
+    return found
 
 
 def lock(fd: int, *, wait: bool) -> bool:
@@ -129,7 +136,7 @@ def _is_at(parent: int, name: bytes, status: os.stat_result) -> bool:
     return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
 
 
-def remove(parent: int, name: bytes) -> None:
+def erase(parent: int, name: bytes) -> None:
     """Remove a file, or a directory of files, if it exists; a directory that holds more is left."""
     try:
         fd = os.open(name, DIRECTORY, dir_fd=parent)

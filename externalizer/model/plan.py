@@ -107,6 +107,7 @@ class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     mark: Mark = Mark.MOUNTPOINT
     device: str = ""  # of a block device, major/minor at the dump
     letters: str = ""  # of `auto`: m, s, both or none, what mnt[]:m and mnt[]:s let criu take, too
+    stage: str = ""  # where the hook binds `source` before a restore, for criu to bind it from there
 
 
 class Target(msgspec.Struct, frozen=True):

@@ -181,7 +181,7 @@ def restored_mount(mount: model.MountPlan) -> tuple[str, str | None]:
     if mount.mark is model.Mark.AUTO:
         return "external", "mnt[]"
     kind = "dev" if mount.mark is model.Mark.DEVICE else "mnt"
-    return "external", f"{kind}[{mount.key}]:{mount.source}"
+    return "external", f"{kind}[{mount.key}]:{mount.stage or mount.source}"
 
 
 def _dumped_mount(mount: model.MountPlan) -> list[tuple[str, str | None]]:

@@ -40,8 +40,7 @@ class HostMounts:
         for root in ancestors(mount.root):
             for found in self._at(mount.dev, root, master, group):
                 path = _joined(found.mountpoint, mount.root[len(root.rstrip(b"/")) :])
-                if b"\n" not in path:  # no option file could hold it
-                    ranked.append((found.shared not in group, self._is_busy(path), -len(root), path))
+                ranked.append((found.shared not in group, self.is_busy(path), -len(root), path))
         return tuple(dict.fromkeys(path for *_, path in heapq.nsmallest(_MOST, ranked)))
 
     def _at(self, dev: int, root: bytes, master: int, group: Collection[int]) -> Iterator[Mount]:
@@ -51,7 +50,8 @@ class HostMounts:
         if not master:
             yield from self._by_root.get((dev, root), ())[:_MOST]
 
-    def _is_busy(self, path: bytes) -> bool:
+    def is_busy(self, path: bytes) -> bool:
+        """Whether something is mounted below the path."""
         prefix = path.rstrip(b"/") + b"/"
         at = bisect.bisect_left(self._mountpoints, prefix)
         # For "/" itself the first match is "/" again.

@@ -58,6 +58,8 @@ def test_a_dump_and_a_restore_import_only_what_they_need(
     assert "externalizer.checkpoint.stages.post_dump" in after
     assert wrong("pre-dump", before) == set()
     assert wrong("post-dump", after) == set()
-    (restoring,) = imports(restored.err)
+    starting, restoring = imports(restored.err)
+    assert "externalizer.checkpoint.stages.pre_restore" in starting
+    assert wrong("pre-restore", starting) == set()
     assert "externalizer.checkpoint.verify" in restoring
     assert wrong("post-restore", restoring) == set()

@@ -317,8 +317,12 @@ def test_sources_are_ranked() -> None:
             mount(b"/new\nline", 2, b"/sub"), mount(b"/other", 2, b"/su"),
         ]
     )  # fmt: skip
-    assert host.sources(mount(b"/m", 2, b"/sub/x")) == (b"/bind/x", b"/disk/sub/x", b"/peer/sub/x")
-    assert host.sources(mount(b"/m", 2, b"/sub", shared=4)) == (b"/peer/sub", b"/bind", b"/disk/sub")
+    assert host.sources(mount(b"/m", 2, b"/sub/x")) == (
+        b"/bind/x", b"/new\nline/x", b"/disk/sub/x", b"/peer/sub/x",
+    )  # fmt: skip
+    assert host.sources(mount(b"/m", 2, b"/sub", shared=4)) == (
+        b"/peer/sub", b"/bind", b"/new\nline", b"/disk/sub",
+    )  # fmt: skip
     assert host.sources(mount(b"/m", 2, b"/sub", master=4))[0] == b"/peer/sub"
     assert host.sources(mount(b"/m", 1)) == (b"/",)
     assert host.sources(mount(b"/m", 7)) == ()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from externalizer.checkpoint import handback
 from externalizer.checkpoint.artifacts import stored_holding, wanted_plan
-from externalizer.checkpoint.hook import say
+from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.reconnect import connect_datagrams
 from externalizer.checkpoint.restored import Restored
 from externalizer.checkpoint.settings import set_again
@@ -51,8 +51,13 @@ def run(pid: int, images: int) -> None:
 
 def _mounts(pid: int, images: int, plan: Plan) -> None:
     """Join the peer groups of the host again, then compare all mount tables with those of the dump."""
-    from externalizer.checkpoint import mounttables, peergroups  # a tree without its own pays nothing
+    from externalizer.checkpoint import (
+        mounttables,
+        peergroups,
+        staging,
+    )  # a tree without its own pays nothing
 
+    staging.remove(plan, criu_key())
     tables = mounttables.stored(images)
     with Restored(pid) as tree:
         lost = peergroups.join_again(tree, tables, plan)

@@ -1,0 +1,37 @@
+"""pre-restore: nothing of the tree is there yet. Makes what criu is going to mount from.
+
+criu has not made any process, so that only the image directory is known.
+"""
+
+from __future__ import annotations
+
+from externalizer.checkpoint import mountpoints, mounttables, sources, staging
+from externalizer.checkpoint.artifacts import wanted_plan
+from externalizer.checkpoint.hook import criu_key, say
+from externalizer.criu import userns
+from externalizer.errors import RestoreFailed
+
+
+def run(pid: int, images: int) -> None:
+    """Look at the sources of external mounts, stage those that need it, make missing mountpoints.
+
+    Raises RestoreFailed: then criu makes nothing.
+    """
+    del pid
+    plan = wanted_plan(images)
+    if plan is None or not plan.target.own_mount_ns:
+        return
+    bad = [one for one in sources.look(plan) if not one.usable]
+    if bad:
+        raise RestoreFailed(
+            f"external mounts have no source here: {sources.told(bad)}",
+            why="criu would fail in the middle of the restore",
+            hint="`externalize restore --map-mount MOUNTPOINT=PATH` names another",
+        )
+    tables = mounttables.stored(images)
+    criu = criu_key()
+    for path in mountpoints.make(plan, tables, criu):
+        say(f"made the missing mountpoint {path}")
+    made = staging.make(plan, tables, criu, userns.root_gid(images))
+    if made:
+        say(f"{made} external mounts are staged")

@@ -1,0 +1,172 @@
+"""Sources that criu can't bind, or no option file can name; missing mountpoints; what kills leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from contained import Inside, MakeContainer, inside, pid_of
+from containers import Bind
+from mounting import comparable, mounted
+from puppets import PATIENCE, Checkpoint, Ran, externalize
+
+from externalizer.scan import mountinfo
+
+pytestmark = pytest.mark.criu
+
+STAGES = Path("/run/externalizer/stages")
+NAMES = ["a # b", "new\nline", 'q"uo te', "ünï cödé", "plain"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_staged() -> Iterator[None]:
+    yield
+    assert not list(STAGES.glob("*"))
+    assert not [one for one in mountinfo.of_self() if one.mountpoint.startswith(os.fsencode(STAGES))]
+
+
+@pytest.fixture
+def binds(place: Path) -> list[Bind]:
+    """Host paths with hostile names, on plain mountpoints."""
+    found = []
+    for number, name in enumerate(NAMES):
+        (place / "host" / name).mkdir(parents=True)
+        (place / "host" / name / "is").write_text(name)
+        found.append(Bind(place / "host" / name, f"/in/{number}"))
+    (place / "host/a # file").write_text("file")
+    return [*found, Bind(place / "host/a # file", "/in/file")]
+
+
+def _dumped(puppet: Inside, checkpoint: Checkpoint, *, plain: bool = False) -> None:
+    ran = checkpoint.plain_dump(puppet) if plain else checkpoint.dump(puppet)
+    assert ran.code == 0, (ran.out, ran.err, checkpoint.log("dump.log")[-4000:])
+
+
+def _restored(puppet: Inside, checkpoint: Checkpoint, ran: Ran, *, plain: bool = False) -> None:
+    assert ran.code == 0, (ran.err, checkpoint.log("restore.log")[-4000:])
+    puppet.restored(int((checkpoint.images / "pid").read_text()) if plain else pid_of(ran.out))
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["criu with our files", "wrapper"])
+def test_sources_with_names_that_no_option_file_holds(
+    place: Path, container: MakeContainer, criu_binary: str, binds: list[Bind], plain: bool
+) -> None:
+    checkpoint = Checkpoint(criu_binary, place)
+    with inside(place, container, binds) as puppet:
+        planned = externalize(puppet.pid, "--dry-run", "--json").json["mounts"]
+        staged = {one["mountpoint"] for one in planned if "stage" in one}
+        assert staged == {"/in/0", "/in/1", "/in/file"}
+        before = comparable(puppet.pid)
+        _dumped(puppet, checkpoint, plain=plain)
+        words = ("--pidfile", str(checkpoint.images / "pid"))
+        ran = checkpoint.plain_restore(*words) if plain else checkpoint.restore()
+        _restored(puppet, checkpoint, ran, plain=plain)
+        assert comparable(puppet.pid) == before
+        for number, name in enumerate(NAMES):
+            assert puppet.ask(f"_ = open('/in/{number}/is').read()") == name
+            (place / "host" / name / "new").write_text("after")
+            assert puppet.ask(f"_ = open('/in/{number}/new').read()") == "after"
+        assert "3 external mounts are staged" in checkpoint.log("restore.log")
+
+
+def test_a_source_with_submounts_in_a_user_namespace(
+    place: Path, container: MakeContainer, criu_binary: str
+) -> None:
+    """The kernel keeps mounts below it locked together; criu alone fails with EINVAL."""
+    checkpoint = Checkpoint(criu_binary, place)
+    (place / "data").mkdir()
+    (place / "data" / "is").write_text("data")
+    with inside(place, container, [Bind(place / "data", "/data")], userns=200_000) as puppet:
+        (place / "data" / "sub").mkdir()
+        with mounted(place / "data" / "sub"):
+            planned = externalize(puppet.pid, "--dry-run", "--json").json["mounts"]
+            assert "stage" in next(one for one in planned if one["mountpoint"] == "/data")
+            _dumped(puppet, checkpoint)
+            _restored(puppet, checkpoint, checkpoint.restore())
+        assert puppet.ask("_ = open('/data/is').read()") == "data"
+
+
+def test_mountpoints_that_are_missing_below_the_root_are_made(
+    place: Path, container: MakeContainer, criu_binary: str, binds: list[Bind]
+) -> None:
+    checkpoint = Checkpoint(criu_binary, place)
+    with inside(place, container, binds) as puppet:
+        _dumped(puppet, checkpoint)
+        root = place / "root"
+        shutil.rmtree(root / "in")
+        (root / "in").symlink_to("../../escape")
+        (place / "escape").mkdir()
+        refused = checkpoint.restore()
+        assert refused.code == 9, refused
+        assert not list((place / "escape").iterdir()), "nothing is made outside of the root directory"
+        (root / "in").unlink()
+        ran = checkpoint.restore()
+        _restored(puppet, checkpoint, ran)
+        assert f"made the missing mountpoint {root}/in/file" in checkpoint.log("restore.log")
+        assert puppet.ask("_ = open('/in/file').read(), open('/in/4/is').read()") == ("file", "plain")
+
+
+class TestKilled:
+    """A criu that is killed after its stages were made."""
+
+    @pytest.fixture
+    def slow(self, place: Path) -> Path:
+        """An action-script that waits at setup-namespaces, where stages are made and the tree is not."""
+        script = place / "slow"
+        script.write_text(
+            f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" = setup-namespaces ] || exit 0\n'
+            f"touch {place}/reached\nwhile [ ! -e {place}/go ]; do sleep 0.01; done\n"
+        )
+        script.chmod(0o755)
+        return script
+
+    @staticmethod
+    def _killed(checkpoint: Checkpoint, place: Path, slow: Path) -> None:
+        criu = subprocess.Popen(
+            [checkpoint.criu, "restore", "-d", "-D", checkpoint.images, "-o", "restore.log", "-v4",
+             "--config", place / "plan" / "restore.conf", "--action-script", slow],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + PATIENCE
+        while not (place / "reached").exists():
+            assert time.monotonic() < deadline and criu.poll() is None, checkpoint.log("restore.log")[-3000:]
+            time.sleep(0.005)
+        left = [int(word) for word in Path(f"/proc/{criu.pid}/task/{criu.pid}/children").read_text().split()]
+        assert STAGES.is_dir() and len(list(STAGES.iterdir())) == 1
+        # Not taken away from under a criu that lives.
+        assert not [path for path in externalize("cleanup", "--json").json if path.startswith(str(STAGES))]
+        again = checkpoint.restore()
+        assert again.code == 9 and "restores the same images now" in again.err
+        os.kill(criu.pid, signal.SIGKILL)
+        criu.wait()
+        (place / "go").touch()
+        for pid in left:
+            if Path(f"/proc/{pid}").exists():
+                os.kill(pid, signal.SIGKILL)
+
+    def test_cleanup_and_the_next_restore_take_away_what_is_left(
+        self, place: Path, container: MakeContainer, criu_binary: str, binds: list[Bind], slow: Path
+    ) -> None:
+        checkpoint = Checkpoint(criu_binary, place)
+        with inside(place, container, binds) as puppet:
+            _dumped(puppet, checkpoint, plain=True)
+            self._killed(checkpoint, place, slow)
+            listed = externalize("cleanup", "--dry-run", "--json")
+            assert [path for path in listed.json if path.startswith(str(STAGES))]
+            assert list(STAGES.iterdir())
+            cleaned = externalize("cleanup")
+            assert cleaned.code == 0 and str(STAGES) in cleaned.out
+            assert not list(STAGES.iterdir())
+            assert json.loads(externalize("cleanup", "--json").out) == []
+            (place / "reached").unlink()
+            (place / "go").unlink()
+            self._killed(checkpoint, place, slow)
+            _restored(puppet, checkpoint, checkpoint.restore())
+            assert puppet.ask("_ = open('/in/0/is').read()") == NAMES[0]
