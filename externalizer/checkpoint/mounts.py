@@ -50,7 +50,7 @@ def judge(snapshot: Snapshot) -> Found:
     in_namespace = {task.mnt_ns: task.key.pid for task in reversed(list(_alive(snapshot)))}
     verifier = mountsource.Verifier(snapshot.root.pid, others=in_namespace)
     mounts: list[MountPlan] = []
-    findings = list(_on_foreign_mounts(snapshot, view))
+    findings = [*_on_foreign_mounts(snapshot, view), *_without_tmp(snapshot, view)]
     root = ""
     for need in needs:
         if need.refuses:
@@ -150,16 +150,24 @@ def _view(snapshot: Snapshot) -> MountView:
 
 
 def _with_facts(snapshot: Snapshot, view: MountView) -> MountView:
-    pid = snapshot.root.pid
-    closed = frozenset[int]()
-    if "user" in view.namespaces:
-        closed = mountfacts.unreadable(pid, view.mounts, mountfacts.Ids(pid))
-    in_use = frozenset[int]()
-    hidden = frozenset().union(*map(mount_layout.hidden, [view.mounts, *view.others]))
+    tables = _by_process(snapshot, view)
+    closed = not_empty = in_use = frozenset[int]()
+    for pid, mounts in tables:
+        not_empty |= mountfacts.not_empty(pid, mounts)
+        if "user" in view.namespaces:
+            closed |= mountfacts.unreadable(pid, mounts, mountfacts.Ids(pid))
+    hidden = frozenset().union(*(mount_layout.hidden(mounts) for _, mounts in tables))
     if hidden:
         uses = (use for task in _alive(snapshot) for use in mountfacts.used(task.key.pid, files=True))
         in_use = hidden & {mnt_id for _, mnt_id in uses}
-    return replace(view, not_empty=mountfacts.not_empty(pid, view.mounts), unreadable=closed, in_use=in_use)
+    return replace(view, not_empty=not_empty, unreadable=closed, in_use=in_use)
+
+
+def _by_process(snapshot: Snapshot, view: MountView) -> list[tuple[int, Sequence[Mount]]]:
+    """Each mount table of the tree with a process that sees it."""
+    first = {task.mnt_ns: task.key.pid for task in reversed(list(_alive(snapshot)))}
+    tables = [view.mounts, *view.others]
+    return [(first[mounts[0].ns], mounts) for mounts in tables if mounts and mounts[0].ns in first]
 
 
 def _on_foreign_mounts(snapshot: Snapshot, view: MountView) -> Iterator[Finding]:
@@ -179,6 +187,24 @@ def _on_foreign_mounts(snapshot: Snapshot, view: MountView) -> Iterator[Finding]
                     remedy="start the program after its mount namespace was made",
                     doc="docs/mounts.md#foreign",
                 )
+
+
+def _without_tmp(snapshot: Snapshot, view: MountView) -> Iterator[Finding]:
+    """criu's restore puts the old root on tmp, or on a directory that it makes: cr_pivot_root()."""
+    top = next((mount for mount in view.mounts if mount.mountpoint == b"/"), None)
+    if view.root_ns == view.criu_ns or top is None or mountfacts.has_directory(snapshot.root.pid, "tmp"):
+        return
+    read_only = b"ro" in top.super_options.split(b",")
+    if "user" in view.namespaces or read_only:
+        yield Finding(
+            rule="mount-no-tmp",
+            subject="directory /tmp",
+            place=Place.INSIDE,
+            verdict=Verdict.REFUSED,
+            evidence="it does not exist, and criu's restore may be unable to make a directory in its place",
+            remedy="make the directory",
+            doc="docs/mounts.md#no-tmp",
+        )
 
 
 def _unverified(need: MountNeed) -> str:

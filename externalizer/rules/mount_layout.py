@@ -6,7 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from externalizer.model.mount import Mount
-from externalizer.rules.criu_mounts import Marks, MountTable, Superblock, base_type, is_namespace_root
+from externalizer.rules.criu_mounts import (
+    Marks,
+    MountTable,
+    Superblock,
+    ancestors,
+    base_type,
+    is_namespace_root,
+)
 from externalizer.rules.mount_lines import LIMIT, is_too_long
 from externalizer.rules.mount_need import MountNeed, MountVerdict, MountView, refusal
 
@@ -145,6 +152,32 @@ def _widest(members: Sequence[Mount], table: MountTable) -> Mount:
 def _shows(wide: Mount, narrow: Mount, table: MountTable) -> bool:
     root = table.root_of(wide).rstrip(b"/")
     return table.root_of(narrow) == table.root_of(wide) or table.root_of(narrow).startswith(root + b"/")
+
+
+def lost_options(table: MountTable, marks: Marks) -> dict[int, bytes]:
+    """Return marked mounts by id that criu's restore would leave without their options, such as `ro`.
+
+    do_bind_mount_v2() in criu/mount-v2.c leaves the options alone where they are those of the mount that
+    it could bind from, the root or another marked one, and then binds from the host nevertheless.
+    """
+    sources: dict[tuple[Superblock, bytes], dict[bytes, set[int]]] = defaultdict(lambda: defaultdict(set))
+    marked = [mount for mount in table.mounts if mount.mnt_id in marks.mounts]
+    tops = [mount for mount in table.mounts if mount.ns == table.root_ns and is_namespace_root(mount)]
+    for mount in [*tops, *marked]:
+        place = table.superblock_of(mount), table.root_of(mount)
+        sources[place][_options(mount)].add(mount.mnt_id)
+    found = {}
+    for mount in marked:
+        options = _options(mount)
+        for root in ancestors(table.root_of(mount)):
+            others = sources.get((table.superblock_of(mount), root), {}).get(options, set())
+            if options and others - {mount.mnt_id}:
+                found[mount.mnt_id] = options
+    return found
+
+
+def _options(mount: Mount) -> bytes:
+    return b",".join(each for each in mount.options.split(b",") if each not in (b"rw", b"relatime"))
 
 
 def two_sources(table: MountTable, marks: Marks) -> Iterator[Mount]:

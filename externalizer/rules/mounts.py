@@ -78,6 +78,12 @@ class _Judge:
         self._find_automatic()
         everything = Marks(self._required.mounts | self._shared.keys(), self._required.devices)
         self._circles = {mount.mnt_id for mount in mount_layout.two_sources(self._table, everything)}
+        self._bare = mount_layout.lost_options(self._table, self._with_stacks(everything))
+
+    def _with_stacks(self, marks: Marks) -> Marks:
+        """criu marks whatever else is on a marked mountpoint."""
+        stacked = {one.mnt_id for each in marks.mounts for one in self._stacks.get(each, ())}
+        return Marks(marks.mounts | stacked, marks.devices)
 
     def _find_shared(self) -> None:
         """What the tree shares with the host although criu doesn't ask: of each file system the first."""
@@ -142,6 +148,10 @@ class _Judge:
         if mount.mnt_id in self._split:
             reason = f"criu can't give it its peer group again: {self._split[mount.mnt_id]}"
             return refusal(mount, reason, "split-group", outside=outside)
+        if mount.mnt_id in self._bare:
+            options = self._bare[mount.mnt_id].decode("ascii", "replace")
+            reason = f"criu would silently leave its options out ({options}), as for another marked mount"
+            return refusal(mount, reason, "lost-option", outside=outside)
         if mount.mnt_id in self._circles:
             reason = (
                 "the same file system is mounted under several source names: criu's restore would never end"

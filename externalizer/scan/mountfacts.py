@@ -40,6 +40,17 @@ def _mount_of(link: str, what: str) -> Iterator[tuple[str, int]]:
             os.close(fd)
 
 
+def has_directory(pid: int, name: str) -> bool:
+    """Tell whether the root directory of a process has this directory, no link."""
+    with contextlib.suppress(OSError):
+        fd = open_exactly(b"/proc/%d/root/." % pid, os.fsencode(name))
+        try:
+            return stat.S_ISDIR(os.fstat(fd).st_mode)
+        finally:
+            os.close(fd)
+    return False
+
+
 def not_empty(pid: int, mounts: Iterable[Mount]) -> frozenset[int]:
     """Return the devices of message queue and pstore file systems with anything in them.
 

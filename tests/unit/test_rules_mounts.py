@@ -305,6 +305,14 @@ def test_what_restores_wrongly_or_never_is_refused() -> None:
     assert docs(replace(mount(b"/o", PRIVATE, fstype=b"tmpfs"), options=b"rw,idmapped")) == {"lost-option"}
     assert docs(mount(b"/o", PRIVATE, fstype=b"overlay")) == {"overlay-inside"}
     assert docs(mount(b"/q", PRIVATE, fstype=b"mqueue"), not_empty=frozenset({PRIVATE})) == {"no-source"}
+    read_only = [
+        replace(mount(b"/r%d" % n, root=b"/srv/r" + b"/sub" * n, master=n + 1), options=b"ro,relatime")
+        for n in range(2)
+    ]
+    peers = [mount(b"/", ns=HOST, shared=1), mount(b"/again", ns=HOST, shared=2)]
+    assert docs(*read_only, host=(*peers, *HOST_MOUNTS[1:])) == {"lost-option"}
+    writable = [replace(each, options=b"rw,relatime") for each in read_only]
+    assert docs(*writable, host=(*peers, *HOST_MOUNTS[1:])) == set()
     twice = [mount(b"/x", PRIVATE + n, fstype=b"tmpfs") for n in range(2)]
     assert docs(*twice) == {"hopeless"}  # two children with the same mountpoint
 
