@@ -39,7 +39,8 @@ _MOUNTS = {
 
 # A dump plans twice: before the tree is stopped, and from the frozen tree.
 _PLANNING = _GREETINGS | {
-    "externalizer.checkpoint.greetings.variable",
+    "externalizer.checkpoint.greetings.variable", "externalizer.checkpoint.descriptors",
+    "externalizer.model.descriptor", "externalizer.rules.descriptors", "externalizer.scan.fdinfo",
     "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
     "externalizer.checkpoint.installation",
     "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.spaces",
@@ -64,7 +65,7 @@ ALLOWED = {
     "post-dump": _ALWAYS | _PLANNING | {
         "externalizer.checkpoint.abstract", "externalizer.checkpoint.boundaries",
         "externalizer.checkpoint.emptyrecords",
-        "externalizer.checkpoint.inflight",
+        "externalizer.checkpoint.inflight", "externalizer.checkpoint.inheriting",
         "externalizer.checkpoint.marks", "externalizer.checkpoint.mounttables",
         "externalizer.checkpoint.recording", "externalizer.criu.mountsimage",
         "externalizer.model.mounttable", "externalizer.rules.mount_changes",
@@ -77,7 +78,8 @@ ALLOWED = {
         "externalizer.checkpoint.stages.pre_restore", "externalizer.criu.userns",
     },
     "post-restore": _ALWAYS | _MOUNTS | _GREETINGS | {
-        "externalizer.checkpoint.handback", "externalizer.checkpoint.mounttables",
+        "externalizer.checkpoint.handback", "externalizer.checkpoint.inherited",
+        "externalizer.checkpoint.mounttables", "externalizer.model.descriptor", "externalizer.scan.fdinfo",
         "externalizer.checkpoint.peergroups", "externalizer.checkpoint.reconnect",
         "externalizer.checkpoint.restored", "externalizer.checkpoint.settings",
         "externalizer.checkpoint.stages.post_restore", "externalizer.checkpoint.targets",

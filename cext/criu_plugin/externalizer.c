@@ -104,10 +104,29 @@ static int read_records(const char *name, uint32_t magic, struct ez_file *out)
 	return ret;
 }
 
+/* A tree whose descriptors all lead inside has no file. What is in one must succeed: criu would find nothing. */
+static int hand_over(void)
+{
+	struct ez_file inherit;
+	int ret;
+
+	ret = read_records(EZ_INHERIT_FILE, EZ_INHERIT_MAGIC, &inherit);
+	if (ret == -ENOENT)
+		return 0;
+	if (ret) {
+		ez_log(EZ_LOG_ERROR, "can't use %s, which says what is handed over: %s\n", EZ_INHERIT_FILE,
+		       ret == -EBADMSG ? "it is damaged" : strerror(-ret));
+		return -1;
+	}
+	ret = ez_inherit_open(&inherit);
+	ez_file_free(&inherit);
+	return ret ? -1 : 0;
+}
+
 /*
  * All at once and here: later, in the tasks' namespaces, neither directory nor holder can be reached. No error
- * but that of a holder that must be there: a tree without external sockets needs no file, and an error from
- * here ends every restore.
+ * but those of a holder and of descriptors that must be there: a tree without external sockets needs no file, and
+ * an error from here ends every restore.
  */
 static int init_restore(void)
 {
@@ -119,7 +138,7 @@ static int init_restore(void)
 	else if (holding_error != -ENOENT)
 		ez_log(EZ_LOG_ERROR, "can't use %s, which says who keeps sockets: %s\n", EZ_HOLDING_FILE,
 		       holding_error == -EBADMSG ? "it is damaged" : strerror(-holding_error));
-	return 0;
+	return hand_over();
 }
 
 static int plugin_init(int stage)

@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -34,17 +33,6 @@ static char *key_of(uint32_t ino, char *buf, size_t size)
 {
 	snprintf(buf, size, "externalizer-kept[%u]", ino);
 	return buf;
-}
-
-/* All of them are open here at once, for a moment. */
-static void raise_limit(void)
-{
-	struct rlimit limit;
-
-	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
 }
 
 static int check_boot(const struct ez_holding *holding)
@@ -252,7 +240,7 @@ int ez_kept_take(const struct ez_file *holding)
 	taken = calloc(holding->count + 1, 1);
 	if (!taken)
 		return -ENOMEM;
-	raise_limit();
+	ez_raise_limit();
 	sk = holder_connect(ez_holding_of(holding));
 	if (sk < 0)
 		return sk;

@@ -60,6 +60,19 @@ static inline const uint8_t *ez_restore_groups(const struct ez_restore *rec)
 	return ez_restore_name(rec) + rec->name_len;
 }
 
+static inline const uint8_t *ez_inherit_key(const struct ez_inherit *rec)
+{
+	return (const uint8_t *)(rec + 1);
+}
+
+static inline const uint8_t *ez_inherit_path(const struct ez_inherit *rec)
+{
+	return ez_inherit_key(rec) + rec->key_len;
+}
+
+/* The record behind `rec`, the first for NULL; NULL behind the last. */
+const struct ez_inherit *ez_inherit_next(const struct ez_file *file, const struct ez_inherit *rec);
+
 /* Writes `len` bytes of a hostile name into `buf` with everything unprintable as \xNN; returns buf. */
 const char *ez_printable(const uint8_t *name, size_t len, char *buf, size_t size);
 
@@ -80,6 +93,12 @@ int ez_kept_take(const struct ez_file *holding);
 
 /* In the restoring task: the kept descriptor of this entry. 0 or -errno, logged. */
 int ez_kept_get(const struct ez_file *holding, const struct ez_kept *kept, int *fd_out);
+
+/* Once, in criu itself before any fork: opens what the records say and hands it over. 0 or -errno, logged. */
+int ez_inherit_open(const struct ez_file *inherit);
+
+/* Many descriptors may be open in criu at once, for a moment. */
+void ez_raise_limit(void);
 
 /* Once, in criu itself after a restore that succeeded: the holder need not wait. It may know already. */
 void ez_kept_done(const struct ez_file *holding);

@@ -7,8 +7,9 @@
  *   externalizer-seen.bin    appended by the plugin at dump: what it learned of each accepted socket
  *   externalizer-restore.bin written by the hook at post-dump, whole: what the plugin connects at restore
  *   externalizer-holding.bin written by the hook at post-dump, if sockets are kept: who holds which
+ *   externalizer-inherit.bin written by the hook at post-dump, if descriptors lead outside: what is opened for them
  *
- * `externalize restore` may have the plugin read another version of the last two, from a directory that it
+ * `externalize restore` may have the plugin read another version of the last three, from a directory that it
  * names in EZ_RECORDS_VARIABLE: the images themselves are never changed by a restore.
  *
  * They are trusted as far as criu's images are, no further: whoever can write the directory owns the
@@ -23,6 +24,7 @@
 #define EZ_SEEN_FILE	"externalizer-seen.bin"
 #define EZ_RESTORE_FILE "externalizer-restore.bin"
 #define EZ_HOLDING_FILE "externalizer-holding.bin"
+#define EZ_INHERIT_FILE "externalizer-inherit.bin"
 
 #define EZ_RECORDS_VARIABLE "EXTERNALIZER_RECORDS"
 
@@ -30,6 +32,7 @@
 #define EZ_SEEN_MAGIC	 0x4e535a45u /* "EZSN" */
 #define EZ_RESTORE_MAGIC 0x53525a45u /* "EZRS" */
 #define EZ_HOLDING_MAGIC 0x48485a45u /* "EZHH" */
+#define EZ_INHERIT_MAGIC 0x4e495a45u /* "EZIN" */
 #define EZ_FDS_MAGIC	 0x44465a45u /* "EZFD", of a message of the holder */
 #define EZ_FILE_VERSION	 2u
 
@@ -39,6 +42,7 @@
 #define EZ_MAX_FILE    (64u << 20)
 #define EZ_MAX_RECORDS 1000000u
 #define EZ_MAX_WAIT_MS 86400000u
+#define EZ_MAX_KEY     64u
 #define EZ_MAX_PASSED  253u /* SCM_MAX_FD of the kernel, include/net/scm.h */
 
 /* At the start of the policy and of the restore file. */
@@ -117,6 +121,28 @@ struct ez_kept {
 	uint32_t ino;
 	uint32_t type;
 	uint32_t flags; /* EZ_REC_HANGUP or 0 */
+	uint32_t reserved;
+};
+
+/* ez_inherit.target: what is handed over. The first three are criu's own descriptors of these numbers. */
+#define EZ_TARGET_STDIN	 0u
+#define EZ_TARGET_STDOUT 1u
+#define EZ_TARGET_STDERR 2u
+#define EZ_TARGET_PATH	 3u
+
+/*
+ * An open file description that the plugin opens in criu's own namespaces and hands over under `key`. Followed by:
+ * key, path, padded with zeros to a multiple of 8. Flags: EZ_REC_MAPPED.
+ */
+struct ez_inherit {
+	uint64_t pos;	     /* where the program was in a regular file or a directory, bytes */
+	uint32_t size;	     /* of this record with all that follows it */
+	uint32_t flags;
+	uint32_t target;
+	uint32_t open_flags; /* as fcntl(2) F_GETFL told them at the dump */
+	uint32_t mode;	     /* st_mode at the dump: another kind of file is refused, unless EZ_REC_MAPPED */
+	uint32_t key_len;
+	uint32_t path_len; /* 0 unless EZ_TARGET_PATH */
 	uint32_t reserved;
 };
 

@@ -117,6 +117,50 @@ static int check_holding(const struct ez_file *file)
 	return 0;
 }
 
+/* The length of the record at `offset` if it lies in the file with its key and path, else 0. */
+static uint32_t inherit_fits(const uint8_t *data, size_t size, size_t offset)
+{
+	const uint8_t *key, *path;
+	struct ez_inherit rec;
+	uint64_t need;
+
+	if (size - offset < sizeof(rec))
+		return 0;
+	memcpy(&rec, data + offset, sizeof(rec));
+	if (rec.key_len == 0 || rec.key_len >= EZ_MAX_KEY || rec.path_len >= EZ_MAX_PATH || rec.target > EZ_TARGET_PATH ||
+	    (rec.target == EZ_TARGET_PATH) != (rec.path_len > 0))
+		return 0;
+	need = (sizeof(rec) + (uint64_t)rec.key_len + rec.path_len + 7) & ~7ull;
+	if (rec.size != need || rec.size > size - offset)
+		return 0;
+	key = data + offset + sizeof(rec);
+	path = key + rec.key_len;
+	if (memchr(key, 0, rec.key_len) || (rec.path_len && (path[0] != '/' || memchr(path, 0, rec.path_len))))
+		return 0;
+	return rec.size;
+}
+
+static int check_inherit(const struct ez_file *file)
+{
+	size_t offset = sizeof(struct ez_file_head);
+
+	for (uint32_t i = 0; i < file->count; i++) {
+		uint32_t len = inherit_fits(file->data, file->size, offset);
+
+		if (!len)
+			return -EBADMSG;
+		offset += len;
+	}
+	return offset == file->size ? 0 : -EBADMSG;
+}
+
+const struct ez_inherit *ez_inherit_next(const struct ez_file *file, const struct ez_inherit *rec)
+{
+	const uint8_t *next = rec ? (const uint8_t *)rec + rec->size : file->data + sizeof(struct ez_file_head);
+
+	return next < file->data + file->size ? (const void *)next : NULL;
+}
+
 int ez_file_parse(uint8_t *data, size_t size, uint32_t magic, struct ez_file *out)
 {
 	struct ez_file_head head;
@@ -136,6 +180,8 @@ int ez_file_parse(uint8_t *data, size_t size, uint32_t magic, struct ez_file *ou
 		ret = index_records(out);
 	else if (magic == EZ_HOLDING_MAGIC)
 		ret = check_holding(out);
+	else if (magic == EZ_INHERIT_MAGIC)
+		ret = check_inherit(out);
 	else if (size != sizeof(head) + (size_t)head.count * sizeof(struct ez_policy_entry))
 		ret = -EBADMSG;
 	if (ret)

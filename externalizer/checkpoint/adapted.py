@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from externalizer.checkpoint import mountmaps
+from externalizer.checkpoint import fdmaps, mountmaps
 from externalizer.checkpoint.artifacts import PLAN_FILE, stored_holding
 from externalizer.criu.images import read_file
 from externalizer.errors import UsageError
@@ -42,12 +42,13 @@ _DIRECTORY = "adapted"
 class Wishes:
     """`maps`: old and new address, bytes as in a record, NUL first = abstract. `on_missing`: "" = planned.
 
-    `mounts`: mountpoints and their sources on this host.
+    `mounts`: mountpoints and their sources on this host. `descriptors`: numbers or names, and their targets.
     """
 
     maps: tuple[tuple[bytes, bytes], ...] = ()
     on_missing: str = ""
     mounts: tuple[mountmaps.Pair, ...] = ()
+    descriptors: tuple[fdmaps.Pair, ...] = ()
 
 
 def parse_map(text: str) -> tuple[bytes, bytes]:
@@ -82,7 +83,7 @@ def address(raw: bytes) -> bytes:
 
 
 def apply(plan: Plan, wishes: Wishes) -> Plan:
-    """The plan as it is to be restored now. Raises UsageError for a map that means no socket or no mount."""
+    """The plan as it is to be restored now. Raises UsageError for a map that means nothing in it."""
     found = {old for old, _ in wishes.maps} - {to_bytes(one.target) for one in plan.sockets if one.target}
     if found:
         known = sorted({socket_name(to_bytes(one.target)) for one in plan.sockets if one.target})
@@ -91,7 +92,7 @@ def apply(plan: Plan, wishes: Wishes) -> Plan:
             why=f"the images connect to: {', '.join(known) or 'nothing'}",
         )
     sockets = tuple(_adapted(one, wishes) for one in plan.sockets)
-    plan = mountmaps.apply(plan, wishes.mounts)
+    plan = fdmaps.apply(mountmaps.apply(plan, wishes.mounts), wishes.descriptors)
     return sealed(msgspec.structs.replace(plan, sockets=sockets))
 
 
@@ -144,6 +145,7 @@ def _write(images: int, directory: int, plan: Plan) -> None:
             for one in holding.kept
         )
         safefs.write_file(directory, HOLDING_FILE, pack_holding(replace(holding, kept=kept)))
+    fdmaps.write(images, directory, plan)
     safefs.write_file(directory, PLAN_FILE, to_json(plan))
 
 

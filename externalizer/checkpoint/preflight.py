@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from externalizer.checkpoint import sources
@@ -12,9 +13,11 @@ from externalizer.errors import Refused, RestoreFailed
 from externalizer.holder import client
 from externalizer.holder.state import Phase
 from externalizer.kernel import procfs
+from externalizer.model.descriptor import target_path
 from externalizer.model.finding import Action
 from externalizer.model.plan import Plan
 from externalizer.model.record import RESTORE_FILE, Missing, RecordDamaged, unpack_restore
+from externalizer.model.text import to_bytes
 
 
 def check(dirfd: int, plan: Plan, root: str, progress: Callable[[str], None]) -> None:
@@ -26,6 +29,7 @@ def check(dirfd: int, plan: Plan, root: str, progress: Callable[[str], None]) ->
     _records(dirfd, plan)
     if plan.target.own_mount_ns:
         _mounts(plan, root, progress)
+    _descriptors(plan)
     _holder(dirfd, plan, progress)
 
 
@@ -62,6 +66,18 @@ def _mounts(plan: Plan, root: str, progress: Callable[[str], None]) -> None:
     for one in found:
         if one.state is sources.State.OTHER and one.mountpoint not in mapped:
             progress(f"warning: what {one.path} shows is not the same as at the dump (for {one.mountpoint})")
+
+
+def _descriptors(plan: Plan) -> None:
+    """Files that are to be handed over. What can't be opened in the right way is the plugin's to see."""
+    for one in plan.descriptors:
+        path = target_path(to_bytes(one.target))
+        if path is not None and not os.path.exists(path):
+            raise RestoreFailed(
+                f"there is no file {one.target}, which is to be handed over for {one.name} ({one.path})",
+                why="criu would fail in the middle of the restore",
+                hint=f"name another: --map-fd {one.holders[0].fd}=PATH, or =null",
+            )
 
 
 def _records(dirfd: int, plan: Plan) -> None:

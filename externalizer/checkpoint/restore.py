@@ -132,6 +132,7 @@ def _run(
                 on_interrupt=_on_interrupt(dirfd, pidfile),
                 pass_fds=[dirfd],
                 keep_terminal=options.shell_job,
+                keep_stdin=any(one.target == "stdin" for one in plan.descriptors),
                 watch=lambda: following(dirfd, LOG, file.secret, progress),
             )
         if status == 0:

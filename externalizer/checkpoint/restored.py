@@ -9,6 +9,7 @@ from types import TracebackType
 
 from externalizer.errors import RestoreFailed
 from externalizer.kernel.pidfd import Pins
+from externalizer.model.finding import Holder
 from externalizer.model.plan import SocketPlan
 from externalizer.model.process import FdRef
 from externalizer.model.snapshot import Snapshot
@@ -41,16 +42,21 @@ class Restored:
     def ref(self, planned: SocketPlan) -> FdRef:
         """The live descriptor of the first holder. Raises RestoreFailed."""
         holder = planned.holders[0]
-        if holder.vpid not in self._refs:
-            task = self._by_vpid.get(holder.vpid)
-            refs = () if task is None else self.snapshot.fds_of(task.tgid)
-            self._refs[holder.vpid] = {ref.fd: ref for ref in refs}
-        if holder.fd in self._refs[holder.vpid]:
-            return self._refs[holder.vpid][holder.fd]
+        found = self.held(holder)
+        if found is not None:
+            return found
         raise RestoreFailed(
             f"{holder.comm} (pid {holder.vpid} inside) has no descriptor {holder.fd} after the restore",
             why=f"it was unix socket {planned.ino} at the dump",
         )
+
+    def held(self, holder: Holder) -> FdRef | None:
+        """The live descriptor of a holder, None if it has none of that number."""
+        if holder.vpid not in self._refs:
+            task = self._by_vpid.get(holder.vpid)
+            refs = () if task is None else self.snapshot.fds_of(task.tgid)
+            self._refs[holder.vpid] = {ref.fd: ref for ref in refs}
+        return self._refs[holder.vpid].get(holder.fd)
 
     def socket(self, planned: SocketPlan) -> UnixSocket:
         """The live socket, as unix_diag knows it. Raises RestoreFailed."""

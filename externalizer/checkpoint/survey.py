@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Mapping
 
 import msgspec
 
-from externalizer.checkpoint import greetings, inside, mounts, shared, spaces
+from externalizer.checkpoint import descriptors, greetings, inside, mounts, shared, spaces
 from externalizer.checkpoint.greetings.variable import named_by
 from externalizer.errors import TargetGone
 from externalizer.kernel import credentials, procfs
@@ -79,10 +79,12 @@ def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.P
     """Judge all that a snapshot holds, with what can be found out about the outside ends."""
     found = mounts.judge(snapshot)
     held = shared.held_outside(snapshot)
+    open_files = descriptors.look(snapshot, policy, lambda ref: holder_of(snapshot, ref))
     split = shared.findings(snapshot, held, lambda ref: holder_of(snapshot, ref))
     findings = [
         *found.findings,
         *split,
+        *open_files.findings,
         *spaces.findings(snapshot),
         *_backlogs(snapshot),
         *_unreadable(snapshot),
@@ -96,6 +98,7 @@ def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.P
         here=_here(),
         holder_of=lambda ref: holder_of(snapshot, ref),
         mounts=found.mounts,
+        descriptors=open_files.plans,
         root=found.root,
         findings=list(dict.fromkeys(findings)),
     )

@@ -6,6 +6,9 @@ import argparse
 import os
 from typing import Any
 
+import msgspec
+
+from externalizer.checkpoint import fdmaps
 from externalizer.errors import UsageError
 from externalizer.model.policy import Policy, PolicyRule, Want, check_on_missing
 from externalizer.model.text import printable, to_bytes
@@ -59,6 +62,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-seconds", type=_keep_seconds, metavar="N", help="time to live of kept sockets; default: 3600"
     )
+    group.add_argument(
+        "--fd", action="append", default=[], type=descriptor, metavar="N=TARGET",
+        help="what descriptor N, which leads outside, is after the restore: stdin, stdout or stderr of the "
+        "restoring command, null, or a PATH; may be repeated",
+    )  # fmt: skip
+
+
+def descriptor(text: str) -> fdmaps.Pair:
+    """N=TARGET of --fd and --map-fd."""
+    try:
+        return fdmaps.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def on_missing(text: str) -> str:
@@ -83,6 +99,7 @@ def words(args: argparse.Namespace) -> list[str]:
     found += ["--strict"] if args.strict else []
     found += ["--on-missing", args.on_missing] if args.on_missing else []
     found += ["--keep-seconds", str(args.keep_seconds)] if args.keep_seconds else []
+    found += [word for name, target in args.fd for word in ("--fd", f"{name}={_as_given(target)}")]
     return found
 
 
@@ -100,4 +117,6 @@ def chosen(args: argparse.Namespace) -> Policy:
         on_missing=args.on_missing,
         keep_seconds=args.keep_seconds,
     )
-    return policies.policy(args.policy, given)
+    fdmaps.check(args.fd)
+    policy = policies.policy(args.policy, given)
+    return msgspec.structs.replace(policy, descriptors=dict(args.fd))

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from externalizer.checkpoint import adapted, mountmaps
+from externalizer.checkpoint import adapted, fdmaps, mountmaps
 from externalizer.checkpoint import restore as checkpoint
 from externalizer.cli import common, policies
 from externalizer.errors import ExitCode, UsageError
@@ -43,6 +43,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_mount_map,
         metavar="MOUNTPOINT=PATH",
         help="bind PATH of this host where the tree had an external mount; may be repeated",
+    )
+    parser.add_argument(
+        "--map-fd",
+        action="append",
+        default=[],
+        type=policies.descriptor,
+        metavar="N=TARGET",
+        help="hand over stdin, stdout, stderr (this command's), null or a PATH as descriptor N, or for what "
+        "the plan calls N; may be repeated",
     )
     parser.add_argument(
         "--map", metavar="FILE", help="a file (TOML) with tables [mounts] and [sockets] of such pairs"
@@ -83,6 +92,7 @@ def _wishes(args: argparse.Namespace) -> adapted.Wishes:
     """The command line counts more than the file. Raises UsageError for what contradicts itself."""
     adapted.check_maps(args.map_socket)
     mountmaps.check(args.map_mount)
+    fdmaps.check(args.map_fd)
     file = mapfile.MapFile() if args.map is None else mapfile.read(args.map)
     try:
         sockets = [adapted.named_map(*pair) for pair in file.sockets]
@@ -93,6 +103,7 @@ def _wishes(args: argparse.Namespace) -> adapted.Wishes:
         maps=tuple({**dict(sockets), **dict(args.map_socket)}.items()),
         on_missing=args.on_missing or "",
         mounts=tuple({**dict(mounts), **dict(args.map_mount)}.items()),
+        descriptors=tuple(args.map_fd),
     )
 
 

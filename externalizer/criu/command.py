@@ -97,6 +97,7 @@ def run(
     on_interrupt: OnInterrupt,
     pass_fds: Sequence[int] = (),
     keep_terminal: bool = False,
+    keep_stdin: bool = False,
     may_fail_writes: bool = False,
     in_child: Callable[[], None] | None = None,
     watch: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
@@ -104,15 +105,17 @@ def run(
     """Run criu to its end and return its exit status, negative for a signal.
 
     `variables` are for criu and its action-scripts. criu is in a process group of its own, unless
-    `keep_terminal`, which --shell-job needs: ^C is ours to handle. `in_child` is called between fork and
-    exec. `watch` is entered while criu runs; it may start threads, for by then nothing is forked any more.
+    `keep_terminal`, which --shell-job needs: ^C is ours to handle. `keep_stdin`: criu has our stdin, to
+    be handed over. `in_child` is called between fork and exec. `watch` is entered while criu runs; it may
+    start threads, for by then nothing is forked any more.
     Raises Interrupted if criu failed after ^C. After success SIGINT is ignored, lest the result be lost:
     whoever waits for more sets a handler again.
     """
     extra = {**shim.preload_environment(criu.path), **variables}
     process = _start(
         [criu.path, *words], criu_environment(extra), pass_fds,
-        keep_terminal=keep_terminal, may_fail_writes=may_fail_writes, in_child=in_child,
+        keep_terminal=keep_terminal, keep_stdin=keep_stdin or keep_terminal,
+        may_fail_writes=may_fail_writes, in_child=in_child,
     )  # fmt: skip
     interrupted = False
     before = signal.getsignal(signal.SIGINT)
@@ -186,6 +189,7 @@ def _start(
     pass_fds: Sequence[int],
     *,
     keep_terminal: bool,
+    keep_stdin: bool,
     may_fail_writes: bool,
     in_child: Callable[[], None] | None,
 ) -> subprocess.Popen[bytes]:
@@ -200,7 +204,7 @@ def _start(
     return subprocess.Popen(
         argv,
         env=environ,
-        stdin=None if keep_terminal else subprocess.DEVNULL,
+        stdin=None if keep_stdin else subprocess.DEVNULL,
         pass_fds=pass_fds,
         preexec_fn=prepare,
     )

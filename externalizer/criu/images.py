@@ -126,6 +126,10 @@ class FilesImage:
     def own_sockets(self) -> Iterator[Any]:
         return (usk for usk in self.unix_sockets() if not usk.uflags & USK_EXTERN)
 
+    def external_files(self) -> Iterator[Any]:
+        """Every reg_file_entry that criu has taken for external: its name is that of the option."""
+        return (entry.reg for entry in self.entries if entry.HasField("reg") and entry.reg.ext)
+
     def save(self) -> None:
         """Replace the file atomically. Raises OSError."""
         safefs.write_file(self._dirfd, self.NAME, packed(FILES_MAGIC, self.entries), 0o600)

@@ -43,7 +43,20 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("o", "uint32", "ns_id", 16),
         ("o", "sint32", "mnt_id", 17),
     ],
-    "file_entry": [("r", "uint32", "type", 1), ("r", "uint32", "id", 2), ("o", "unix_sk_entry", "usk", 16)],
+    "reg_file_entry": [
+        ("r", "uint32", "id", 1),
+        ("r", "uint32", "flags", 2),
+        ("r", "uint64", "pos", 3),
+        ("r", "bytes", "name", 6),
+        ("o", "bool", "ext", 9),
+        ("o", "uint32", "mode", 10),
+    ],
+    "file_entry": [
+        ("r", "uint32", "type", 1),
+        ("r", "uint32", "id", 2),
+        ("o", "reg_file_entry", "reg", 3),
+        ("o", "unix_sk_entry", "usk", 16),
+    ],
     "scm_entry": [("r", "uint32", "type", 1), ("*", "uint32", "rights", 2)],
     "sk_packet_entry": [
         ("r", "uint32", "id_for", 1),

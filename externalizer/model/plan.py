@@ -110,6 +110,27 @@ class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     stage: str = ""  # where the hook binds `source` before a restore, for criu to bind it from there
 
 
+class DescriptorPlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file, terminal or pipe that descriptors of the tree share with the outside; what is handed over.
+
+    `name` is criu's: file[mount id:inode], both hexadecimal. `target`: stdin, stdout or stderr of the command
+    that restores, null, or an absolute path of the host.
+    """
+
+    name: str
+    kind: str  # as `model.filekind` has it
+    access: str  # read, write, read-write, path: what its descriptors may do
+    target: str
+    rule: str
+    reason: str
+    holders: tuple[Holder, ...]
+    path: str = ""  # at the dump, in its own mount namespace
+    dev: int = 0  # as stat(2) reports it
+    ino: int = 0
+    policy: str = ""  # who asked for the target; empty: the defaults did
+    mapped: bool = False  # the user named `target`: whatever is there is meant
+
+
 class Target(msgspec.Struct, frozen=True):
     """The root of the tree, by identity."""
 
@@ -138,6 +159,7 @@ class Plan(msgspec.Struct, frozen=True):
     mounts: tuple[MountPlan, ...]
     findings: tuple[Finding, ...]
     policy: Policy = DEFAULTS
+    descriptors: tuple[DescriptorPlan, ...] = ()
     root: str = ""  # the host's path of the tree's root mount; empty: the tree is in the host's namespace
     dump_options: tuple[tuple[str, str | None], ...] = ()
     restore_options: tuple[tuple[str, str | None], ...] = ()

@@ -36,12 +36,15 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `on_missing`: what a restore does where a listener, or the holder of a kept socket, is gone: "fail",
     "hangup", or the number of seconds to wait for it. `keep_seconds` is the time to live of kept sockets.
+    `descriptors`: what is handed over at the restore, a target for a descriptor's number or an external's
+    name (model.descriptor), printable.
     """
 
     rules: tuple[PolicyRule, ...] = ()
     strict: bool = False
     on_missing: str = "fail"
     keep_seconds: int = KEEP_SECONDS
+    descriptors: dict[str, str] = {}
 
 
 DEFAULTS = Policy()

@@ -16,18 +16,21 @@ POLICY_FILE = "externalizer-policy.bin"
 SEEN_FILE = "externalizer-seen.bin"
 RESTORE_FILE = "externalizer-restore.bin"
 HOLDING_FILE = "externalizer-holding.bin"
+INHERIT_FILE = "externalizer-inherit.bin"
 RECORDS_VARIABLE = "EXTERNALIZER_RECORDS"
 
 POLICY_MAGIC = 0x4C505A45
 SEEN_MAGIC = 0x4E535A45
 RESTORE_MAGIC = 0x53525A45
 HOLDING_MAGIC = 0x48485A45
+INHERIT_MAGIC = 0x4E495A45
 FDS_MAGIC = 0x44465A45
 VERSION = 2
 
 MAX_NAME = 108  # sun_path
 MAX_PATH = 4096  # PATH_MAX, with the NUL
 MAX_GROUPS = 65536  # NGROUPS_MAX
+MAX_KEY = 64
 MAX_PASSED = 253  # SCM_MAX_FD, include/net/scm.h
 
 HEAD = struct.Struct("<6IQ")  # magic, version, count, size, crc, criu_pid, criu_starttime
@@ -36,6 +39,8 @@ SEEN = struct.Struct("<8I108sI")
 RESTORE = struct.Struct("<2Q18I")
 HOLDING = struct.Struct("<40s40s72s")
 KEPT = struct.Struct("<4I")
+INHERIT = struct.Struct("<Q8I")
+TARGETS = ("stdin", "stdout", "stderr", "path")
 
 BIND = 0x01
 PERMS = 0x04
@@ -130,6 +135,24 @@ class Holding:
     boot_id: str
     digest: str
     kept: tuple[Kept, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InheritRecord:
+    """An open file description that the plugin opens and hands over under `key`.
+
+    `path` is None where criu's own descriptor `target` is handed over, `target` then one of stdin, stdout and
+    stderr. `flags` as F_GETFL told them; `pos` in bytes; `mapped`: the user named it, whatever is there is
+    meant.
+    """
+
+    key: str
+    path: bytes | None
+    flags: int
+    mode: int
+    pos: int = 0
+    target: str = "path"
+    mapped: bool = False
 
 
 def _with_crc(magic: int, count: int, body: bytes, criu_pid: int = 0, criu_starttime: int = 0) -> bytes:
@@ -261,6 +284,45 @@ def unpack_holding(raw: bytes) -> Holding:
     entries = KEPT.iter_unpack(raw[HEAD.size + HOLDING.size :])
     kept = tuple(Kept(ino, type_, bool(flags & HANGUP)) for ino, type_, flags, _ in entries)
     return Holding(identity, boot_id, digest, kept)
+
+
+def pack_inherit(records: Sequence[InheritRecord]) -> bytes:
+    """The whole inherit file. Raises ValueError for what no record can hold."""
+    return _with_crc(INHERIT_MAGIC, len(records), b"".join(map(_pack_inherit, records)))
+
+
+def _pack_inherit(rec: InheritRecord) -> bytes:
+    key, path = rec.key.encode("ascii"), rec.path or b""
+    if not 0 < len(key) < MAX_KEY or len(path) >= MAX_PATH or (rec.target == "path") != bool(path):
+        raise ValueError(f"{rec.key}: no record can hold its key and its path")
+    size = (INHERIT.size + len(key) + len(path) + 7) & ~7
+    head = INHERIT.pack(
+        rec.pos, size, MAPPED if rec.mapped else 0, TARGETS.index(rec.target), rec.flags, rec.mode,
+        len(key), len(path), 0,
+    )  # fmt: skip
+    return (head + key + path).ljust(size, b"\0")
+
+
+def unpack_inherit(raw: bytes) -> tuple[InheritRecord, ...]:
+    """Read an inherit file back. Raises `RecordDamaged`."""
+    records, at = [], HEAD.size
+    for _ in range(_checked(raw, INHERIT_FILE, INHERIT_MAGIC)):
+        if len(raw) - at < INHERIT.size:
+            raise RecordDamaged(f"{INHERIT_FILE} has fewer records than it says")
+        pos, size, mapped, target, flags, mode, key_len, path_len, _ = INHERIT.unpack_from(raw, at)
+        start = at + INHERIT.size
+        key, path = raw[start : start + key_len], raw[start + key_len : start + key_len + path_len]
+        if start + key_len + path_len > at + size or at + size > len(raw) or target >= len(TARGETS):
+            raise RecordDamaged(f"{INHERIT_FILE}: the record at byte {at} is damaged")
+        if not key.isascii() or (TARGETS[target] == "path") != bool(path):
+            raise RecordDamaged(f"{INHERIT_FILE}: the record at byte {at} is damaged")
+        records.append(
+            InheritRecord(
+                key.decode(), path or None, flags, mode, pos, TARGETS[target], bool(mapped & MAPPED)
+            )
+        )
+        at += size
+    return tuple(records)
 
 
 def pack_fds(inos: Sequence[int]) -> bytes:

@@ -115,6 +115,12 @@ class Snapshot:
         for index in self._fd_index.get(owner, ()):
             yield self._fd(index)
 
+    def open_files(self, kinds: Sequence[int]) -> Iterator[FdRef]:
+        """Every descriptor of a file of one of these kinds, which are values of st_mode's S_IFMT part."""
+        modes = layout.column(self.records.fds, "I", layout.FD_WORDS, layout.COLUMN_FD_MODE)
+        wanted = frozenset(kinds)
+        return (self._fd(at) for at, mode in enumerate(modes) if stat.S_IFMT(mode) in wanted)
+
     def _fd(self, index: int) -> FdRef:
         raw = FdRecord._make(layout.FD.unpack_from(self.records.fds, index * layout.FD.size))
         return FdRef(raw.tid, raw.fd, raw.mode, raw.dev, raw.ino, raw.family)

@@ -202,6 +202,7 @@ def build(
     here: Here,
     holder_of: HolderOf,
     mounts: Sequence[model.MountPlan],
+    descriptors: Sequence[model.DescriptorPlan] = (),
     root: str,
     findings: Sequence[Finding],
 ) -> model.Plan:
@@ -226,10 +227,15 @@ def build(
             host=host,
             sockets=tuple(planned for planned, _ in judged),
             mounts=tuple(mounts),
+            descriptors=tuple(descriptors),
             policy=policy,
             root=root,
             findings=(*(finding for _, finding in judged), *warnings, *findings),
-            dump_options=_once(*both, *(option for mount in mounts for option in _dumped_mount(mount))),
+            dump_options=_once(
+                *both,
+                *(option for mount in mounts for option in _dumped_mount(mount)),
+                *(("external", one.name) for one in descriptors),
+            ),
             restore_options=_once(*both, *([("root", root)] if root else []), *map(restored_mount, mounts)),
         )
     )

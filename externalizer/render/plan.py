@@ -32,13 +32,15 @@ def show(plan: Plan, out: Console, *, next_commands: Sequence[str] = ()) -> None
         out.print(_sockets(plan.sockets, reasons))
     if plan.mounts:
         out.print(_mounts(plan, reasons))
+    if plan.descriptors:
+        out.print(_descriptors(plan, reasons))
     for line in reasons.lines():
         out.print(Text(line))
     for finding in plan.findings:
         if not finding.refuses and finding.verdict not in (Verdict.HANDLED, Verdict.OK):
             out.print(Text(f"warning: {finding.subject}: {finding.evidence}", style="yellow"))
-    if not plan.sockets and not plan.mounts:
-        out.print("nothing outside the tree was found in its unix sockets and mounts")
+    if not plan.sockets and not plan.mounts and not plan.descriptors:
+        out.print("nothing outside the tree was found in its unix sockets, mounts and open files")
     for finding in plan.refusals:
         out.print(refusal(finding))
     if next_commands and not plan.refusals:
@@ -116,4 +118,19 @@ def _mounts(plan: Plan, reasons: _Reasons) -> Table:
         table.add_column(heading, overflow="fold")
     for mount in plan.mounts:
         table.add_row(mount.mountpoint, mount.source, mount.key, reasons.number(mount.reason))
+    return table
+
+
+def _descriptors(plan: Plan, reasons: _Reasons) -> Table:
+    table = Table(title="Open files from outside", title_justify="left", box=None, pad_edge=False)
+    for heading in ("PROCESS", "FD", "FILE", "NAME", "AT RESTORE", "WHY"):
+        table.add_column(heading, overflow="fold")
+    for one in plan.descriptors:
+        first = one.holders[0]
+        more = f" +{len(one.holders) - 1}" if len(one.holders) > 1 else ""
+        why = f"{one.reason} [{one.rule}{f', asked for by {one.policy}' if one.policy else ''}]"
+        table.add_row(
+            f"{first.comm}[{first.pid}]", f"{first.fd}{more}", one.path or one.kind, one.name, one.target,
+            reasons.number(why),
+        )  # fmt: skip
     return table

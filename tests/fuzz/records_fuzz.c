@@ -51,6 +51,14 @@ static unsigned int use(const struct ez_file *file, uint32_t magic)
 		return (unsigned int)(strlen(ez_holding_of(file)->id) + strlen(ez_holding_of(file)->digest) +
 				      strlen(ez_holding_of(file)->boot_id));
 	}
+	if (magic == EZ_INHERIT_MAGIC) {
+		for (const struct ez_inherit *rec = ez_inherit_next(file, NULL); rec; rec = ez_inherit_next(file, rec)) {
+			for (uint32_t at = 0; at < rec->key_len; at++)
+				sum += ez_inherit_key(rec)[at];
+			sum += ez_printable(ez_inherit_path(rec), rec->path_len, text, sizeof(text))[0];
+		}
+		return sum;
+	}
 	if (magic == EZ_POLICY_MAGIC)
 		return ez_policy_find(file, next(UINT32_MAX)) != NULL;
 	for (uint32_t i = 0; i < file->count; i++) {

@@ -9,11 +9,13 @@ from support import PROGRAMS
 
 from externalizer.model.record import (
     Holding,
+    InheritRecord,
     Kept,
     OwnName,
     RestoreRecord,
     SocketFile,
     pack_holding,
+    pack_inherit,
     pack_policy,
     pack_restore,
 )
@@ -29,10 +31,15 @@ def test_no_damage_makes_the_parser_read_outside_a_record(build_directory: Path)
         RestoreRecord(9, 1, b"/" + b"x" * 4000, 0, 0, tuple(range(200)), (1, 1), None, OwnName(b"\0\0001")),
     ]
     kept = Holding("0123456789abcdef" * 2, "boot", "digest", (Kept(5, 1), Kept(6, 2, True)))
-    files = [build_directory / name for name in ("restore.bin", "policy.bin", "holding.bin")]
+    files = [build_directory / name for name in ("restore.bin", "policy.bin", "holding.bin", "inherit.bin")]
     files[0].write_bytes(pack_restore(records))
     files[1].write_bytes(pack_policy([3, 4, 5], 1, 2))
     files[2].write_bytes(pack_holding(kept))
+    inherited = [
+        InheritRecord("file[2a:3f]#1c", b"/var/log/x", 0o102001, 0o100600, 9),
+        InheritRecord("tty[8801:1a]#2", None, 2, 0o20620, 0, "stdin", True),
+    ]
+    files[3].write_bytes(pack_inherit(inherited))
     program = build_directory / "records_fuzz"
     subprocess.run(
         ["cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined",

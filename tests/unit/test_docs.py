@@ -15,19 +15,23 @@ import pytest
 from externalizer.cli.main import COMMANDS, parser
 from externalizer.errors import ExitCode
 from externalizer.model import finding, plan, policy, schema
+from externalizer.rules.descriptors import RULES
 from externalizer.rules.protocols import DATAGRAMS, JOURNAL_STREAM, STATEFUL
 from externalizer.rules.unix_sockets import all_rules
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "externalizer"
+PASS_ON = ("plan/build.py", "checkpoint/mounts.py", "checkpoint/descriptors.py")
+DESCRIPTOR_WARNINGS = ["fd-unused"]
 HIDDEN = {"build", "dist"}  # besides names that begin with a dot
 
 TYPES = {
     each.__name__: each
     for each in (
         plan.Plan, plan.Target, plan.Host, plan.SocketPlan, plan.GreetingPlan, plan.PeerPlan, plan.ClientPlan,
-        plan.MountPlan, policy.Policy, policy.PolicyRule, finding.Holder, finding.Finding,
+        plan.MountPlan, plan.DescriptorPlan, policy.Policy, policy.PolicyRule, finding.Holder,
+        finding.Finding,
     )
 }  # fmt: skip
 ENUMS = {
@@ -87,8 +91,8 @@ def findings_made_by_hand() -> dict[str, str]:
                 if isinstance(rule, ast.Constant):
                     if not str(rule.value).startswith("mount-"):  # a reason of mounts.md, tested below
                         found[str(rule.value)] = where
-                else:  # the two that pass on what a rule said: their sections are tested below
-                    assert where in ("plan/build.py", "checkpoint/mounts.py"), where
+                else:  # those that pass on what a rule said: their sections are tested below
+                    assert where in PASS_ON, where
     return found
 
 
@@ -96,9 +100,18 @@ def test_each_rule_has_its_section_in_the_order_of_judgement() -> None:
     by_hand = findings_made_by_hand()
     warnings = ["unix-keep-netns", "unix-peersec", "unix-journal-stream"]  # of plan/build.py
     others = ["unix-inside-held-outside", "unix-backlog", "netns-nested", "userns-unowned", "scan-unreadable"]
-    assert set(by_hand) == set(others)
+    assert set(by_hand) == {*others, *DESCRIPTOR_WARNINGS}
     wanted = [rule.id for rule in all_rules()] + warnings + others
     assert headings(DOCS / "rules.md", 2) == wanted
+
+
+def test_each_rule_for_descriptors_has_its_section() -> None:
+    found = headings(DOCS / "descriptors.md", 2)
+    assert found[1:] == [*(rule.id for rule in RULES), *DESCRIPTOR_WARNINGS]
+    for rule in RULES:
+        text = section(DOCS / "descriptors.md", f"## {rule.id}").lstrip()
+        asks = text.startswith("**A choice is needed.**")
+        assert asks == (rule.verdict is finding.Verdict.NEEDS_CHOICE), rule.id
 
 
 def test_each_rule_links_to_its_section() -> None:

@@ -16,6 +16,7 @@ from support import PROGRAMS
 from externalizer.model import record
 from externalizer.model.record import (
     Holding,
+    InheritRecord,
     Kept,
     Missing,
     OwnName,
@@ -39,13 +40,18 @@ FIELDS = {
         record.RESTORE,
     ),
     "ez_holding": ("boot_id id digest", record.HOLDING),
+    "ez_inherit": (
+        "pos size flags target open_flags mode key_len path_len reserved",
+        record.INHERIT,
+    ),
     "ez_kept": ("ino type flags reserved", record.KEPT),
 }
 
 _BOTH = (
     "BIND PERMS SERVER FILE HANGUP MAPPED",
-    "POLICY_FILE SEEN_FILE RESTORE_FILE HOLDING_FILE RECORDS_VARIABLE",
-    "POLICY_MAGIC SEEN_MAGIC RESTORE_MAGIC HOLDING_MAGIC FDS_MAGIC MAX_PASSED MAX_GROUPS MAX_NAME MAX_PATH",
+    "POLICY_FILE SEEN_FILE RESTORE_FILE HOLDING_FILE INHERIT_FILE RECORDS_VARIABLE",
+    "POLICY_MAGIC SEEN_MAGIC RESTORE_MAGIC HOLDING_MAGIC INHERIT_MAGIC FDS_MAGIC MAX_PASSED "
+    "MAX_KEY MAX_GROUPS MAX_NAME MAX_PATH",
 )
 VALUES = [
     (
@@ -55,7 +61,15 @@ VALUES = [
         [getattr(record, name) for name in names.split()],
     )
     for kind, code, names in zip(("flags", "names", "numbers"), "usu", _BOTH, strict=True)
-] + [("version", "u", "EZ_FILE_VERSION", [record.VERSION])]
+] + [
+    ("version", "u", "EZ_FILE_VERSION", [record.VERSION]),
+    (
+        "targets",
+        "u",
+        " ".join(f"EZ_TARGET_{name.upper()}" for name in record.TARGETS),
+        list(range(len(record.TARGETS))),
+    ),
+]
 
 
 def _offsets(format_: str) -> list[int]:
@@ -118,6 +132,20 @@ def test_a_holding_comes_back_as_it_was() -> None:
         record.unpack_holding(record.pack_holding(replace(HOLDING, id="../" + "0" * 29)))
 
 
+INHERITED = (
+    InheritRecord("file[2a:3f]#1c", b"/var/log/x y\xff", 0o102001, 0o100600, 2**40),
+    InheritRecord("tty[8801:1a]#2", None, 2, 0o20620, 0, "stdin", True),
+    InheritRecord("k", b"/", 0, 0o40700, 3, mapped=True),
+)
+
+
+def test_what_is_handed_over_comes_back_as_it_was() -> None:
+    assert record.unpack_inherit(record.pack_inherit(INHERITED)) == INHERITED
+    for bad in ({"key": ""}, {"key": "k" * 64}, {"path": b"/" * 4096}, {"path": None}, {"target": "stdout"}):
+        with pytest.raises(ValueError, match="no record can hold"):
+            record.pack_inherit([replace(INHERITED[0], **bad)])
+
+
 def test_a_message_with_descriptors_names_its_inodes() -> None:
     inos = tuple(range(1, record.MAX_PASSED + 1))
     assert record.unpack_fds(record.pack_fds(inos)) == inos
@@ -140,6 +168,7 @@ def test_any_change_of_a_file_is_noticed(data: st.DataObject) -> None:
             [
                 (record.pack_restore([_record(5), OTHER]), record.unpack_restore),
                 (record.pack_holding(HOLDING), record.unpack_holding),
+                (record.pack_inherit(INHERITED), record.unpack_inherit),
             ]
         )
     )

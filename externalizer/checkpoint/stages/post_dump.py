@@ -16,6 +16,7 @@ from externalizer.checkpoint import (
     boundaries,
     emptyrecords,
     inflight,
+    inheriting,
     installation,
     keeping,
     marks,
@@ -83,6 +84,7 @@ def _complete(pid: int, images: int) -> None:
         snapshot = native.scan(pid)
         marks.check(images, plan, snapshot)
         mounttables.record(images, plan, snapshot)
+    inheriting.store(images, inheriting.edit(files, plan))
     _store(images, files, queues, records, plan)
 
 
@@ -114,7 +116,7 @@ def _store(
     wishes.forget(images)
     say(
         f"{len(plan.sockets)} external sockets, {len(records)} to be reconnected, {kept} kept, "
-        f"{len(plan.mounts)} mounts"
+        f"{len(plan.mounts)} mounts, {len(plan.descriptors)} files from outside"
     )
 
 

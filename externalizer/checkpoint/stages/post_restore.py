@@ -45,6 +45,8 @@ def run(pid: int, images: int) -> None:
         return
     if plan.target.own_mount_ns:
         _mounts(pid, images, plan)
+    if plan.descriptors:
+        _descriptors(pid, plan)
     if plan.sockets:
         _sockets(pid, images, plan)
 
@@ -73,6 +75,14 @@ def _mounts(pid: int, images: int, plan: Plan) -> None:
         )
     count = sum(len(table.lines) for table in tables.namespaces)
     say(f"{count} mounts in {len(tables.namespaces)} namespaces as they were")
+
+
+def _descriptors(pid: int, plan: Plan) -> None:
+    from externalizer.checkpoint import inherited  # few trees have any
+
+    with Restored(pid) as tree:
+        inherited.verify(tree, plan.descriptors, criu_key().pid)
+    say(f"{len(plan.descriptors)} files from outside handed over as planned")
 
 
 def _sockets(pid: int, images: int, plan: Plan) -> None:

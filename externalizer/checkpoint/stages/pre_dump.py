@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from externalizer.checkpoint import identity, installation, keeping, registry, wanted, wishes
+from externalizer.checkpoint import descriptors, identity, installation, keeping, registry, wanted, wishes
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.survey import survey
@@ -18,7 +18,14 @@ from externalizer.errors import Refused
 from externalizer.kernel import procfs, safefs
 from externalizer.model.plan import Plan
 from externalizer.model.process import TaskKey
-from externalizer.model.record import HOLDING_FILE, POLICY_FILE, RESTORE_FILE, SEEN_FILE, pack_policy
+from externalizer.model.record import (
+    HOLDING_FILE,
+    INHERIT_FILE,
+    POLICY_FILE,
+    RESTORE_FILE,
+    SEEN_FILE,
+    pack_policy,
+)
 
 
 def run(pid: int, images: int) -> None:
@@ -38,7 +45,8 @@ def run(pid: int, images: int) -> None:
         say(f"no plan is registered for pid {pid}: planned now")
     else:
         _mounts_as_planned(registered, plan)
-    for name in (POLICY_FILE, SEEN_FILE, RESTORE_FILE, HOLDING_FILE, PLAN_FILE):
+        _descriptors_as_planned(registered, plan)
+    for name in (POLICY_FILE, SEEN_FILE, RESTORE_FILE, HOLDING_FILE, INHERIT_FILE, PLAN_FILE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=images)
     keeping.prepare(plan, key, images)
@@ -91,6 +99,17 @@ def _mounts_as_planned(registered: Plan, now: Plan) -> None:
     if new:
         raise Refused(
             f"mounts from outside appeared since the plan was made: {', '.join(new)}",
+            why="dump.conf does not mark them",
+            hint=f"run `externalize {now.target.pid}` again",
+            transient=True,
+        )
+
+
+def _descriptors_as_planned(registered: Plan, now: Plan) -> None:
+    new = descriptors.new_since(registered, now)
+    if new:
+        raise Refused(
+            f"files of another mount namespace were opened since the plan was made: {', '.join(new)}",
             why="dump.conf does not mark them",
             hint=f"run `externalize {now.target.pid}` again",
             transient=True,

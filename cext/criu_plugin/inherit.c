@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Descriptors that lead out of the tree: files of another mount namespace and the like.
+ *
+ * They are opened once, in criu itself before any fork, where paths are those of the host and we are root of the
+ * initial namespaces, with the flags that they had. criu's own --inherit-fd carries them into the restoring
+ * tasks (inherited_fd() in criu/files.c): it gives the very open file description to whoever has the file with
+ * that name in the images. So nothing is opened again and no flag gets lost.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "criu_abi.h"
+#include "plugin.h"
+
+/* What open(2) makes or does once is not asked for again; F_GETFL tells none of it but __O_TMPFILE. */
+#define NEVER_AGAIN (O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC | O_ASYNC | (O_TMPFILE & ~O_DIRECTORY))
+
+void ez_raise_limit(void)
+{
+	struct rlimit limit;
+
+	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
+static bool may(int flags, int access)
+{
+	return (flags & O_ACCMODE) == O_RDWR || (flags & O_ACCMODE) == access;
+}
+
+/* Whether a descriptor with the flags `has` can stand for one that was opened with `needs`. */
+static bool access_suffices(int has, int needs)
+{
+	int access = needs & O_ACCMODE;
+
+	return access == O_RDWR ? (has & O_ACCMODE) == O_RDWR : may(has, access);
+}
+
+/* criu's own descriptor `number`, or -errno. */
+static int take_stdio(const struct ez_inherit *rec, const char *name)
+{
+	static const char *const names[] = { "stdin", "stdout", "stderr" };
+	int flags, fd;
+
+	flags = fcntl((int)rec->target, F_GETFL);
+	if (flags < 0) {
+		ez_log(EZ_LOG_ERROR, "%s is to be criu's %s, which is closed\n", name, names[rec->target]);
+		return -errno;
+	}
+	if (!access_suffices(flags, (int)rec->open_flags)) {
+		ez_log(EZ_LOG_ERROR, "%s is to be criu's %s, which can't be %s as it was\n", name, names[rec->target],
+		       (rec->open_flags & O_ACCMODE) == O_RDONLY ? "read" : "written");
+		return -EACCES;
+	}
+	fd = fcntl((int)rec->target, F_DUPFD_CLOEXEC, 3);
+	return fd < 0 ? -errno : fd;
+}
+
+/* open(2) of a fifo waits for the other end; a reader and writer of our own is there for that moment. */
+static int open_fifo(const char *path, int flags)
+{
+	int both, fd, ret;
+
+	both = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (both < 0)
+		return -errno;
+	fd = open(path, flags);
+	ret = fd < 0 ? -errno : fd;
+	close(both);
+	return ret;
+}
+
+/* Where the program was. A log that has been cut off since, or another file, goes on at its end. */
+static int seek(int fd, const struct stat *st, const struct ez_inherit *rec, const char *name)
+{
+	uint64_t pos = rec->pos;
+
+	if (rec->open_flags & O_PATH || (!S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode)))
+		return 0;
+	if (S_ISREG(st->st_mode) && pos > (uint64_t)st->st_size) {
+		if (!(rec->flags & EZ_REC_MAPPED || rec->open_flags & O_APPEND)) {
+			ez_log(EZ_LOG_ERROR, "%s: the file has %lld bytes, and the program was at byte %llu\n", name,
+			       (long long)st->st_size, (unsigned long long)pos);
+			return -ESPIPE;
+		}
+		pos = (uint64_t)st->st_size;
+	}
+	return lseek(fd, (off_t)pos, SEEK_SET) < 0 ? -errno : 0;
+}
+
+static int check_opened(int fd, const struct ez_inherit *rec, const char *name)
+{
+	struct stat st;
+
+	if (fstat(fd, &st))
+		return -errno;
+	if ((st.st_mode & S_IFMT) != (rec->mode & S_IFMT) && !(rec->flags & EZ_REC_MAPPED)) {
+		ez_log(EZ_LOG_ERROR, "%s: what is there is of another kind than it was\n", name);
+		return -EINVAL;
+	}
+	return seek(fd, &st, rec, name);
+}
+
+/* The file at the record's path, as it was opened, or -errno. */
+static int open_at_path(const struct ez_inherit *rec, const char *name)
+{
+	int flags = ((int)rec->open_flags & ~NEVER_AGAIN) | O_NOCTTY | O_CLOEXEC, fd, ret;
+	char path[EZ_MAX_PATH];
+	struct stat st;
+
+	memcpy(path, ez_inherit_path(rec), rec->path_len);
+	path[rec->path_len] = 0;
+	if (!(flags & O_PATH) && !stat(path, &st) && S_ISFIFO(st.st_mode))
+		fd = open_fifo(path, flags);
+	else if ((fd = open(path, flags)) < 0)
+		fd = -errno;
+	if (fd < 0) {
+		char shown[4 * 256];
+
+		ez_log(EZ_LOG_ERROR, "%s: can't open %s as it was: %s\n", name,
+		       ez_printable(ez_inherit_path(rec), rec->path_len, shown, sizeof(shown)), strerror(-fd));
+		return fd;
+	}
+	ret = check_opened(fd, rec, name);
+	if (!ret)
+		return fd;
+	close(fd);
+	return ret;
+}
+
+static int hand_over(const struct ez_inherit *rec)
+{
+	char key[EZ_MAX_KEY];
+	int fd;
+
+	memcpy(key, ez_inherit_key(rec), rec->key_len);
+	key[rec->key_len] = 0;
+	fd = rec->target == EZ_TARGET_PATH ? open_at_path(rec, key) : take_stdio(rec, key);
+	if (fd < 0)
+		return fd;
+	if (!inherit_fd_add(fd, key))
+		return 0;
+	close(fd);
+	return -ENOMEM;
+}
+
+int ez_inherit_open(const struct ez_file *inherit)
+{
+	int ret = 0;
+
+	if (inherit->count && !inherit_fd_add) {
+		ez_log(EZ_LOG_ERROR, "this criu can't hand over descriptors\n");
+		return -ENOSYS;
+	}
+	ez_raise_limit();
+	for (const struct ez_inherit *rec = ez_inherit_next(inherit, NULL); rec && !ret;
+	     rec = ez_inherit_next(inherit, rec))
+		ret = hand_over(rec);
+	return ret;
+}
