@@ -86,17 +86,21 @@ static int load_policy(void)
 }
 
 /*
- * A file of the images, or of the directory that `externalize restore` adapted it in for this one restore. A
- * named directory that lacks the file is an error: the wish that it stands for must not be lost.
+ * A file of the images, or of the directory that `externalize restore` adapted it in: for this one restore, or
+ * with --write-conf for those that others start. A directory that lacks the file is an error: the wish that it
+ * stands for must not be lost.
  */
 static int read_records(const char *name, uint32_t magic, struct ez_file *out)
 {
 	const char *adapted = getenv(EZ_RECORDS_VARIABLE);
 	int dir, ret;
 
-	if (!adapted)
+	if (adapted)
+		dir = open(adapted, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	else
+		dir = getenv(EZ_RUN_VARIABLE) ? -1 : ez_written_open(image_dir());
+	if (!adapted && dir < 0)
 		return ez_file_read(image_dir(), name, magic, out);
-	dir = open(adapted, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (dir < 0)
 		return -errno;
 	ret = ez_file_read(dir, name, magic, out);

@@ -70,6 +70,12 @@ static inline const uint8_t *ez_inherit_path(const struct ez_inherit *rec)
 	return ez_inherit_key(rec) + rec->key_len;
 }
 
+/*
+ * The directory of what --write-conf has adapted for these images, on this host and boot: a descriptor, -ENOENT
+ * where nothing was, or -errno.
+ */
+int ez_written_open(int images);
+
 /* The record behind `rec`, the first for NULL; NULL behind the last. */
 const struct ez_inherit *ez_inherit_next(const struct ez_file *file, const struct ez_inherit *rec);
 

@@ -27,6 +27,9 @@
 #define EZ_INHERIT_FILE "externalizer-inherit.bin"
 
 #define EZ_RECORDS_VARIABLE "EXTERNALIZER_RECORDS"
+#define EZ_RUN_VARIABLE	    "EXTERNALIZER_RUN_FILE" /* set where a command of ours has started criu */
+#define EZ_WRITTEN	    "/run/externalizer/written"
+#define EZ_PLAN_FILE	    "externalizer-plan.json"
 
 #define EZ_POLICY_MAGIC	 0x4c505a45u /* "EZPL" */
 #define EZ_SEEN_MAGIC	 0x4e535a45u /* "EZSN" */

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from externalizer.checkpoint import fdmaps, mountmaps
-from externalizer.checkpoint.artifacts import PLAN_FILE, stored_holding
+from externalizer.checkpoint.artifacts import PLAN_FILE, stored_holding, written_name
 from externalizer.criu.images import read_file
 from externalizer.errors import UsageError
-from externalizer.kernel import safefs, temporary
+from externalizer.kernel import fscalls, safefs, temporary
 from externalizer.kernel.privatedir import RUN_BASE, run_directory
 from externalizer.model.finding import Action
 from externalizer.model.plan import Plan, SocketPlan, sealed, to_json
@@ -27,6 +27,7 @@ from externalizer.model.record import (
     MAX_PATH,
     RECORDS_VARIABLE,
     RESTORE_FILE,
+    WRITTEN,
     Missing,
     RestoreRecord,
     pack_holding,
@@ -118,6 +119,34 @@ def written(images: int, plan: Plan, wishes: Wishes) -> Iterator[Mapping[str, st
         with temporary.temporary_directory(parent) as (name, directory):
             _write(images, directory, plan)
             yield {RECORDS_VARIABLE: f"{RUN_BASE}/{_DIRECTORY}/{os.fsdecode(name)}"}
+    finally:
+        os.close(parent)
+
+
+def store(images: int, plan: Plan) -> None:
+    """Store the adapted plan and records for every later criu that others start on these images.
+
+    On this host and boot; in place of what was stored before. Raises as `written`.
+    """
+    parent = run_directory(os.path.basename(WRITTEN))
+    try:
+        temporary.sweep(parent)
+        with temporary.temporary_directory(parent) as (name, directory):
+            _write(images, directory, plan)
+            target = written_name(images).encode()
+            try:
+                fscalls.renameat2(parent, name, parent, target, fscalls.RENAME_NOREPLACE)
+            except FileExistsError:  # what was there is removed under the other's name
+                fscalls.renameat2(parent, name, parent, target, fscalls.RENAME_EXCHANGE)
+    finally:
+        os.close(parent)
+
+
+def unstore(images: int) -> None:
+    """Remove what was stored for these images, if anything was. Raises ImageDamaged, UsageError."""
+    parent = run_directory(os.path.basename(WRITTEN))
+    try:
+        temporary.erase(parent, written_name(images).encode())
     finally:
         os.close(parent)
 

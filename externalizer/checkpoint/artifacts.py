@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 
 from externalizer.criu import images
 from externalizer.errors import RestoreFailed
@@ -10,6 +11,8 @@ from externalizer.model.plan import Plan, PlanDamaged, from_json
 from externalizer.model.record import (
     HOLDING_FILE,
     RECORDS_VARIABLE,
+    RUN_VARIABLE,
+    WRITTEN,
     Holding,
     RecordDamaged,
     unpack_holding,
@@ -48,10 +51,13 @@ def stored_holding(dirfd: int) -> Holding | None:
 def wanted_plan(dirfd: int) -> Plan | None:
     """In the hook: the plan that this restore follows, which the user may have adapted.
 
-    What `externalize restore` adapted lies in a directory that it names (checkpoint.adapted). Raises as
-    `stored_plan`.
+    What `externalize restore` adapted lies in a directory that it names (checkpoint.adapted), or, if it was
+    told to write an option file for others, in one that is named after these images. Raises as `stored_plan`.
     """
     adapted = os.environ.get(RECORDS_VARIABLE)
+    if not adapted and RUN_VARIABLE not in os.environ:
+        written = f"{WRITTEN}/{written_name(dirfd)}"
+        adapted = written if os.path.isdir(written) else None
     if not adapted:
         return stored_plan(dirfd)
     fd = os.open(adapted, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -59,3 +65,10 @@ def wanted_plan(dirfd: int) -> Plan | None:
         return stored_plan(fd)
     finally:
         os.close(fd)
+
+
+def written_name(dirfd: int) -> str:
+    """The name, below WRITTEN, of what was adapted for these images; as ez_written_open() makes it."""
+    status = os.fstat(dirfd)
+    raw = images.read_optional(dirfd, PLAN_FILE) or b""
+    return f"{status.st_dev}-{status.st_ino}-{len(raw)}-{zlib.crc32(raw)}"

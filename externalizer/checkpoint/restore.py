@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -24,7 +24,7 @@ from externalizer.checkpoint.progress import following
 from externalizer.criu import command, config, logs, userns
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import RestoreFailed, UsageError
-from externalizer.kernel import fserrors, procfs
+from externalizer.kernel import fserrors, procfs, safefs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model import plan as model
 from externalizer.model.text import printable, to_bytes
@@ -58,6 +58,41 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
     """
     command.check_passed_on(options.passed_on)
     check_scripts(options.scripts)
+    with _adapted(images, options, progress) as (dirfd, plan):
+        with fserrors.translated(images, "share"):
+            userns.share(dirfd)
+        with adapted.written(dirfd, plan, options.wishes) as variables:
+            try:
+                return _run(dirfd, images, criu, options, plan, variables, progress)
+            finally:
+                staging.remove(plan)  # what a criu that failed has left
+
+
+def write_conf(
+    images: bytes, criu: Criu, options: Options, file: bytes, *, progress: Callable[[str], None]
+) -> None:
+    """Write the option file with which others start criu on these images, on this host; start nothing.
+
+    What differs from the images is stored for the hook and the plugin, until the next boot. Raises as
+    `restore`.
+    """
+    with _adapted(images, options, progress) as (dirfd, plan):
+        text = _config(plan, criu, options.root)
+        with fserrors.translated(images, "share"):
+            userns.share(dirfd)
+        if options.wishes == NO_WISHES:
+            adapted.unstore(dirfd)
+        else:
+            adapted.store(dirfd, plan)
+        directory, name = os.path.split(os.path.abspath(file))
+        safefs.write_file(directory, os.fsdecode(name), text, 0o644)
+
+
+@contextlib.contextmanager
+def _adapted(
+    images: bytes, options: Options, progress: Callable[[str], None]
+) -> Iterator[tuple[int, model.Plan]]:
+    """The image directory and the plan as it is wanted now, after all that can be looked at was."""
     dirfd = open_private_directory(images, create=False)
     try:
         plan = stored_plan(dirfd)
@@ -69,13 +104,7 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
             )
         plan = adapted.apply(plan, options.wishes)
         preflight.check(dirfd, plan, _root(plan, options.root), progress)
-        with fserrors.translated(images, "share"):
-            userns.share(dirfd)
-        with adapted.written(dirfd, plan, options.wishes) as variables:
-            try:
-                return _run(dirfd, images, criu, options, plan, variables, progress)
-            finally:
-                staging.remove(plan)  # what a criu that failed has left
+        yield dirfd, plan
     finally:
         os.close(dirfd)
 

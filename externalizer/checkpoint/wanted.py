@@ -13,8 +13,9 @@ import os
 from collections.abc import Mapping
 
 from externalizer.errors import Refused
+from externalizer.model.record import RUN_VARIABLE
 
-VARIABLE = "EXTERNALIZER_RUN_FILE"
+VARIABLE = RUN_VARIABLE
 FROZEN = "EXTERNALIZER_FROZEN"  # set where that command has frozen the tree's cgroup
 SECRET = "EXTERNALIZER_SECRET"  # noqa: S105 - the name of a variable: by its value a command knows its own hook's lines
 

@@ -13,7 +13,7 @@ from externalizer.checkpoint import restore as checkpoint
 from externalizer.cli import common, policies
 from externalizer.errors import ExitCode, UsageError
 from externalizer.kernel import safefs
-from externalizer.model.text import printable, to_bytes
+from externalizer.model.text import printable, shell_word, to_bytes
 from externalizer.settings import mapfile
 
 HELP = "restore a process tree that was dumped with externalizer's plan, and verify its sockets"
@@ -54,6 +54,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "the plan calls N; may be repeated",
     )
     parser.add_argument(
+        "--write-conf", metavar="FILE",
+        help="start nothing; write the option file with which others restore these images on this host",
+    )  # fmt: skip
+    parser.add_argument(
         "--map", metavar="FILE", help="a file (TOML) with tables [mounts] and [sockets] of such pairs"
     )
     parser.add_argument(
@@ -74,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         wishes=_wishes(args),
     )
     images = common.check_directory_name(args.images_dir)
+    if args.write_conf is not None:
+        return _write_conf(args, images, options)
     _check_pidfile(args.pidfile)
     pid = checkpoint.restore(images, common.find_criu(args.criu), options, progress=common.note)
     if args.pidfile:
@@ -86,6 +92,28 @@ def run(args: argparse.Namespace) -> int:
     if args.restore_detached:
         return ExitCode.OK
     return _wait(pid)
+
+
+def _write_conf(args: argparse.Namespace, images: bytes, options: checkpoint.Options) -> int:
+    """Raises UsageError for options that are for a criu that we start."""
+    for given, option in (
+        (args.restore_detached, "-d"), (args.pidfile, "--pidfile"), (args.shell_job, "--shell-job"),
+        (args.tcp_established, "--tcp-established"), (args.action_script, "--action-script"),
+        (args.passed_on, "--"),
+    ):  # fmt: skip
+        if given:
+            raise UsageError(f"{option} has no effect with --write-conf", hint="give it to that criu")
+    file = os.fsencode(args.write_conf)
+    if not file or os.path.isdir(file):
+        raise UsageError(f"{printable(file)!r} is not the name of a file")
+    criu = common.find_criu(args.criu)
+    checkpoint.write_conf(images, criu, options, file, progress=common.note)
+    if args.json:
+        print(json.dumps({"conf": os.path.abspath(args.write_conf)}))
+    else:
+        words = ["restore", "-d", "-D", shell_word(images), "--config", shell_word(file)]
+        print(f"{shell_word(os.fsencode(criu.named))} {' '.join(words)}")
+    return ExitCode.OK
 
 
 def _wishes(args: argparse.Namespace) -> adapted.Wishes:

@@ -18,6 +18,8 @@ RESTORE_FILE = "externalizer-restore.bin"
 HOLDING_FILE = "externalizer-holding.bin"
 INHERIT_FILE = "externalizer-inherit.bin"
 RECORDS_VARIABLE = "EXTERNALIZER_RECORDS"
+RUN_VARIABLE = "EXTERNALIZER_RUN_FILE"
+WRITTEN = "/run/externalizer/written"
 
 POLICY_MAGIC = 0x4C505A45
 SEEN_MAGIC = 0x4E535A45

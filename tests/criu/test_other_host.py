@@ -124,6 +124,51 @@ def test_a_source_that_is_another_one_is_told(dumped: tuple[Inside, Checkpoint],
     assert f"what {place / 'file'} shows is not the same as at the dump (for /a=b)" in ran.err
 
 
+class TestWriteConf:
+    """For those who start criu themselves."""
+
+    @staticmethod
+    def _plain(checkpoint: Checkpoint, conf: Path, pidfile: Path) -> Ran:
+        pidfile.unlink(missing_ok=True)
+        words = ("--config", str(conf), "--pidfile", str(pidfile))
+        return checkpoint._criu("restore", "-d", "-o", "restore.log", *words)
+
+    def test_plain_criu_restores_by_it(self, dumped: tuple[Inside, Checkpoint], place: Path) -> None:
+        puppet, checkpoint = dumped
+        other, conf, pidfile = _moved(place), place / "here.conf", place / "pid"
+        maps = [f"--map-mount=/{name}={other / what}" for name, what in
+                (("data", "data"), ("var/my logs", "my logs"), ("a==b", "file"))]  # fmt: skip
+        refused = checkpoint.restore("--write-conf", str(conf))
+        assert refused.code == 2 and "-d has no effect" in refused.err and not conf.exists()
+        refused = externalize("restore", "-D", checkpoint.images, "--write-conf", conf)
+        assert refused.code == 9 and "have no source here" in refused.err and not conf.exists()
+        written = externalize("restore", "-D", checkpoint.images, "--write-conf", conf, *maps)
+        assert written.code == 0, written
+        assert f"--config {conf}" in written.out and conf.stat().st_mode & 0o777 == 0o644
+        ran = self._plain(checkpoint, conf, pidfile)
+        assert ran.code == 0, ran.err[-3000:]
+        puppet.restored(int(pidfile.read_text()))
+        assert puppet.ask("_ = open('/data/is').read()") == "there"
+        assert "mounts in 1 namespaces as they were" in ran.err
+
+    def test_what_was_mapped_for_others_is_not_for_our_own(
+        self, dumped: tuple[Inside, Checkpoint], place: Path
+    ) -> None:
+        puppet, checkpoint = dumped
+        (place / "elsewhere").write_text("elsewhere")
+        conf = place / "here.conf"
+        words = ("restore", "-D", checkpoint.images, "--write-conf", conf)
+        stored = Path("/run/externalizer/written")
+        before = sorted(stored.glob("*"))
+        assert externalize(*words, f"--map-mount=/a==b={place}/elsewhere").code == 0
+        # Written once more without a map: the older wish is forgotten.
+        assert externalize(*words).code == 0
+        assert sorted(stored.glob("*")) == before
+        assert externalize(*words, f"--map-mount=/a==b={place}/elsewhere").code == 0
+        _restored(puppet, checkpoint.restore(), checkpoint)
+        assert puppet.ask("_ = open('/a=b').read()") == "of the first host"
+
+
 BAD_MAPS = {
     "unknown": ("[mounts]\n'/none' = '/tmp'\n", "/none is no external mount of these images"),
     "relative": ("[mounts]\n'/data' = 'tmp'\n", "'tmp' is not an absolute path"),
