@@ -40,6 +40,8 @@ _MOUNTS = {
 # A dump plans twice: before the tree is stopped, and from the frozen tree.
 _PLANNING = _GREETINGS | {
     "externalizer.checkpoint.greetings.variable", "externalizer.checkpoint.descriptors",
+    "externalizer.checkpoint.openfiles", "externalizer.checkpoint.pipes",
+    "externalizer.criu.fdinfoimage",
     "externalizer.model.descriptor", "externalizer.rules.descriptors", "externalizer.scan.fdinfo",
     "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
     "externalizer.checkpoint.installation",
@@ -66,6 +68,7 @@ ALLOWED = {
         "externalizer.checkpoint.abstract", "externalizer.checkpoint.boundaries",
         "externalizer.checkpoint.emptyrecords",
         "externalizer.checkpoint.inflight", "externalizer.checkpoint.inheriting",
+        "externalizer.criu.pipesimage",
         "externalizer.checkpoint.marks", "externalizer.checkpoint.mounttables",
         "externalizer.checkpoint.recording", "externalizer.criu.mountsimage",
         "externalizer.model.mounttable", "externalizer.rules.mount_changes",

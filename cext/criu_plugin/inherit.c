@@ -46,10 +46,22 @@ static bool access_suffices(int has, int needs)
 	return access == O_RDWR ? (has & O_ACCMODE) == O_RDWR : may(has, access);
 }
 
-/* criu's own descriptor `number`, or -errno. */
+/* Of a description of its own: its flags change nothing for others that have the pipe or the terminal. */
+static int open_again(int number, int flags)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", number);
+	fd = open(path, (flags & (O_ACCMODE | O_NONBLOCK)) | O_NOCTTY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+/* criu's own descriptor of a number, or -errno. A file's is shared, for the sake of its offset. */
 static int take_stdio(const struct ez_inherit *rec, const char *name)
 {
 	static const char *const names[] = { "stdin", "stdout", "stderr" };
+	struct stat st;
 	int flags, fd;
 
 	flags = fcntl((int)rec->target, F_GETFL);
@@ -62,6 +74,10 @@ static int take_stdio(const struct ez_inherit *rec, const char *name)
 		       (rec->open_flags & O_ACCMODE) == O_RDONLY ? "read" : "written");
 		return -EACCES;
 	}
+	if (fstat((int)rec->target, &st))
+		return -errno;
+	if (S_ISFIFO(st.st_mode) || isatty((int)rec->target))
+		return open_again((int)rec->target, (int)rec->open_flags);
 	fd = fcntl((int)rec->target, F_DUPFD_CLOEXEC, 3);
 	return fd < 0 ? -errno : fd;
 }
@@ -120,7 +136,12 @@ static int open_at_path(const struct ez_inherit *rec, const char *name)
 
 	memcpy(path, ez_inherit_path(rec), rec->path_len);
 	path[rec->path_len] = 0;
-	if (!(flags & O_PATH) && !stat(path, &st) && S_ISFIFO(st.st_mode))
+	if (stat(path, &st))
+		st.st_mode = 0;
+	/* What was written to a pipe is never written over what a file holds. */
+	if (S_ISFIFO(rec->mode) && S_ISREG(st.st_mode))
+		flags |= O_APPEND;
+	if (!(flags & O_PATH) && S_ISFIFO(st.st_mode))
 		fd = open_fifo(path, flags);
 	else if ((fd = open(path, flags)) < 0)
 		fd = -errno;
@@ -138,16 +159,70 @@ static int open_at_path(const struct ez_inherit *rec, const char *name)
 	return ret;
 }
 
-static int hand_over(const struct ez_inherit *rec)
+static int fill(int fd, const struct ez_inherit *rec)
+{
+	uint32_t done = 0;
+
+	if (rec->data_len > 65536 && fcntl(fd, F_SETPIPE_SZ, (int)rec->data_len) < 0)
+		return -errno;
+	while (done < rec->data_len) {
+		ssize_t n = write(fd, ez_inherit_data(rec) + done, rec->data_len - done);
+
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		done += (uint32_t)n;
+	}
+	return 0;
+}
+
+static bool same_name(const struct ez_inherit *a, const struct ez_inherit *b)
+{
+	const uint8_t *end = a ? memrchr(ez_inherit_key(a), '#', a->key_len) : NULL;
+	size_t len = end ? (size_t)(end - ez_inherit_key(a)) + 1 : 0;
+
+	return len && len < b->key_len && !memcmp(ez_inherit_key(a), ez_inherit_key(b), len);
+}
+
+/* One end of a new pipe with what was unread, the other end closed; of the same pipe as `before` it was. */
+static int hung_up(const struct ez_inherit *rec, const struct ez_inherit *before, int before_fd)
+{
+	int pair[2], ret, reading = (rec->open_flags & O_ACCMODE) == O_RDONLY;
+
+	if (before_fd >= 0 && same_name(before, rec))
+		return open_again(before_fd, (int)rec->open_flags);
+	if (pipe2(pair, O_NONBLOCK | O_CLOEXEC))
+		return -errno;
+	ret = reading ? fill(pair[1], rec) : 0;
+	if (!ret && fcntl(pair[!reading], F_SETFL, rec->open_flags & O_NONBLOCK) < 0)
+		ret = -errno;
+	close(pair[reading]);
+	if (!ret)
+		return pair[!reading];
+	close(pair[!reading]);
+	return ret;
+}
+
+static int take(const struct ez_inherit *rec, const char *name, const struct ez_inherit *before, int before_fd)
+{
+	if (rec->target == EZ_TARGET_HANGUP)
+		return hung_up(rec, before, before_fd);
+	return rec->target == EZ_TARGET_PATH ? open_at_path(rec, name) : take_stdio(rec, name);
+}
+
+/* `before`: the record handed over last, as `*before_fd`; that becomes the descriptor of this one. */
+static int hand_over(const struct ez_inherit *rec, const struct ez_inherit *before, int *before_fd)
 {
 	char key[EZ_MAX_KEY];
 	int fd;
 
 	memcpy(key, ez_inherit_key(rec), rec->key_len);
 	key[rec->key_len] = 0;
-	fd = rec->target == EZ_TARGET_PATH ? open_at_path(rec, key) : take_stdio(rec, key);
-	if (fd < 0)
+	fd = take(rec, key, before, *before_fd);
+	if (fd < 0) {
+		ez_log(EZ_LOG_ERROR, "%s can't be handed over: %s\n", key, strerror(-fd));
 		return fd;
+	}
+	*before_fd = fd;
 	if (!inherit_fd_add(fd, key))
 		return 0;
 	close(fd);
@@ -156,7 +231,8 @@ static int hand_over(const struct ez_inherit *rec)
 
 int ez_inherit_open(const struct ez_file *inherit)
 {
-	int ret = 0;
+	const struct ez_inherit *before = NULL;
+	int ret = 0, before_fd = -1;
 
 	if (inherit->count && !inherit_fd_add) {
 		ez_log(EZ_LOG_ERROR, "this criu can't hand over descriptors\n");
@@ -164,7 +240,9 @@ int ez_inherit_open(const struct ez_file *inherit)
 	}
 	ez_raise_limit();
 	for (const struct ez_inherit *rec = ez_inherit_next(inherit, NULL); rec && !ret;
-	     rec = ez_inherit_next(inherit, rec))
-		ret = hand_over(rec);
+	     rec = ez_inherit_next(inherit, rec)) {
+		ret = hand_over(rec, before, &before_fd);
+		before = rec;
+	}
 	return ret;
 }

@@ -76,6 +76,11 @@ static inline const uint8_t *ez_inherit_path(const struct ez_inherit *rec)
  */
 int ez_written_open(int images);
 
+static inline const uint8_t *ez_inherit_data(const struct ez_inherit *rec)
+{
+	return ez_inherit_path(rec) + rec->path_len;
+}
+
 /* The record behind `rec`, the first for NULL; NULL behind the last. */
 const struct ez_inherit *ez_inherit_next(const struct ez_file *file, const struct ez_inherit *rec);
 

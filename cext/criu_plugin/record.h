@@ -132,10 +132,12 @@ struct ez_kept {
 #define EZ_TARGET_STDOUT 1u
 #define EZ_TARGET_STDERR 2u
 #define EZ_TARGET_PATH	 3u
+#define EZ_TARGET_HANGUP 4u /* a pipe of its own whose other end is closed */
 
 /*
  * An open file description that the plugin opens in criu's own namespaces and hands over under `key`. Followed by:
- * key, path, padded with zeros to a multiple of 8. Flags: EZ_REC_MAPPED.
+ * key, path, data, padded with zeros to a multiple of 8. Flags: EZ_REC_MAPPED. The key is the name of what it is of,
+ * `#`, and a number; records of one name follow each other.
  */
 struct ez_inherit {
 	uint64_t pos;	     /* where the program was in a regular file or a directory, bytes */
@@ -146,7 +148,7 @@ struct ez_inherit {
 	uint32_t mode;	     /* st_mode at the dump: another kind of file is refused, unless EZ_REC_MAPPED */
 	uint32_t key_len;
 	uint32_t path_len; /* 0 unless EZ_TARGET_PATH */
-	uint32_t reserved;
+	uint32_t data_len; /* of a pipe's reading end: bytes that were unread, read first after EZ_TARGET_HANGUP */
 };
 
 /* A message of the holder; `count` descriptors come with it, each followed here by its inode at dump. */

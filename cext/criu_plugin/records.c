@@ -127,10 +127,10 @@ static uint32_t inherit_fits(const uint8_t *data, size_t size, size_t offset)
 	if (size - offset < sizeof(rec))
 		return 0;
 	memcpy(&rec, data + offset, sizeof(rec));
-	if (rec.key_len == 0 || rec.key_len >= EZ_MAX_KEY || rec.path_len >= EZ_MAX_PATH || rec.target > EZ_TARGET_PATH ||
+	if (rec.key_len == 0 || rec.key_len >= EZ_MAX_KEY || rec.path_len >= EZ_MAX_PATH || rec.target > EZ_TARGET_HANGUP ||
 	    (rec.target == EZ_TARGET_PATH) != (rec.path_len > 0))
 		return 0;
-	need = (sizeof(rec) + (uint64_t)rec.key_len + rec.path_len + 7) & ~7ull;
+	need = (sizeof(rec) + (uint64_t)rec.key_len + rec.path_len + rec.data_len + 7) & ~7ull;
 	if (rec.size != need || rec.size > size - offset)
 		return 0;
 	key = data + offset + sizeof(rec);

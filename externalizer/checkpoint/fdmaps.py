@@ -11,7 +11,7 @@ from externalizer.checkpoint.inheriting import name_of, retargeted
 from externalizer.criu.images import read_optional
 from externalizer.errors import UsageError
 from externalizer.kernel import safefs
-from externalizer.model.descriptor import check_name, check_target, wish_for
+from externalizer.model.descriptor import HANGUP, check_name, check_target, wish_for
 from externalizer.model.plan import DescriptorPlan, Plan
 from externalizer.model.record import INHERIT_FILE, pack_inherit, unpack_inherit
 from externalizer.model.text import printable
@@ -59,7 +59,17 @@ def _mapped(one: DescriptorPlan, wishes: Mapping[str, str]) -> DescriptorPlan:
         target = wish_for(one.name, (holder.fd for holder in one.holders), wishes)
     except ValueError as error:
         raise UsageError(f"--map-fd: {error}") from error
-    return one if target is None else msgspec.structs.replace(one, target=target, mapped=True)
+    if target is None:
+        return one
+    if target == HANGUP and one.kind != "pipe":
+        raise UsageError(f"--map-fd: {one.name} is a {one.kind}, only a pipe can be hung up")
+    if target != HANGUP and one.queued:
+        raise UsageError(
+            f"--map-fd: {one.queued} bytes in {one.name} were unread at the dump",
+            why=f"they would be lost if {target} were handed over for it",
+            hint=f"restore it as it was planned: {one.target}",
+        )
+    return msgspec.structs.replace(one, target=target, mapped=True)
 
 
 def write(images: int, directory: int, plan: Plan) -> None:

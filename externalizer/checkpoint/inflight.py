@@ -53,7 +53,8 @@ def settle(plan: Plan, files: FilesImage, packets: Sequence[Any], criu: int) -> 
 
 
 def _none_held_outside(in_flight: frozenset[int], root: int, criu: int) -> None:
-    for ino, holders in shared.held_outside(native.scan(root), in_flight, criu).items():
+    walked = shared.walk(native.scan(root), in_flight, (), criu)
+    for ino, holders in shared.sockets_in(walked).items():
         raise Refused(
             f"unix socket {ino} is queued in a socket of the tree and also held outside, by "
             f"{', '.join(holders)}",

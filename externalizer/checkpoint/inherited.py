@@ -6,12 +6,13 @@ criu says nothing of an inherited descriptor that it did not use.
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator, Sequence
-from stat import S_IFMT
+from stat import S_IFMT, S_ISFIFO
 
 from externalizer.checkpoint.restored import Restored
 from externalizer.errors import RestoreFailed
-from externalizer.model.descriptor import STDIO, target_path
+from externalizer.model.descriptor import HANGUP, STDIO, target_path
 from externalizer.model.finding import Holder
 from externalizer.model.plan import DescriptorPlan
 from externalizer.model.text import to_bytes
@@ -32,7 +33,26 @@ def verify(tree: Restored, descriptors: Sequence[DescriptorPlan], criu: int) -> 
         )
 
 
+def _hung_up(tree: Restored, one: DescriptorPlan) -> Iterator[str]:
+    for holder in one.holders:
+        ref = tree.held(holder)
+        if ref is None or not S_ISFIFO(ref.mode):
+            yield f"{holder.comm} fd {holder.fd} is not a pipe"
+            continue
+        fd = tree.taken(ref)
+        try:
+            poller = select.poll()
+            poller.register(fd, 0)
+            if not poller.poll(0):
+                yield f"the other end of {holder.comm} fd {holder.fd} is open"
+        finally:
+            os.close(fd)
+
+
 def _problems(tree: Restored, one: DescriptorPlan, criu: int) -> Iterator[str]:
+    if one.target == HANGUP:
+        yield from _hung_up(tree, one)
+        return
     path = target_path(to_bytes(one.target))
     try:
         wanted = os.stat(f"/proc/{criu}/fd/{STDIO.index(one.target)}" if path is None else path)

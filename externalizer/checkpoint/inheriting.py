@@ -1,43 +1,53 @@
-"""post-dump: what the plugin must open at the restore for files that criu has dumped as external."""
+"""post-dump: what the plugin must open at the restore for descriptors that lead outside."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import stat
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from externalizer.criu import fdinfoimage, pipesimage
 from externalizer.criu.images import FilesImage
+from externalizer.criu.messages import FD_TYPE_REG
 from externalizer.errors import Refused
 from externalizer.kernel import safefs
-from externalizer.model.descriptor import target_path
+from externalizer.model.descriptor import HANGUP, target_path
 from externalizer.model.plan import DescriptorPlan, Plan
-from externalizer.model.record import INHERIT_FILE, InheritRecord, pack_inherit
+from externalizer.model.record import INHERIT_FILE, MAX_INHERIT, InheritRecord, pack_inherit
 from externalizer.model.text import to_bytes
 
 
-def edit(files: FilesImage, plan: Plan) -> list[InheritRecord]:
-    """Give each open file description that is handed over a name of its own, and return the records.
+def complete(images: int, files: FilesImage, in_flight: Collection[int], plan: Plan) -> None:
+    """Write the records, and say in the images that their files are handed over. `files` is not saved here.
 
-    criu names all descriptions of one file alike and opens what it was given again, in the restoring task:
-    there another user namespace may have no right to it, and a socket can't be opened. By a name of its own
-    each gets the very description that the plugin opened (open_path() in criu/files-reg.c). Raises Refused
-    where criu has not taken one for external.
+    Each open file description gets a name of its own there. criu names all descriptions of one file alike
+    and opens what it was given again, in the restoring task: there another user namespace may have no right
+    to it, and a socket can't be opened. By a name of its own each gets the very description that the plugin
+    opened (open_path() in criu/files-reg.c). Pipes become such files, too: criu would open their ends again.
+
+    `in_flight`: criu's ids of what is queued in sockets. Raises Refused where criu has not dumped one as
+    planned.
     """
     planned = {one.name: one for one in plan.descriptors}
-    records = []
-    for reg in files.external_files():
-        one = planned.get(bytes(reg.name).decode("ascii", "replace"))
-        if one is not None:
-            records.append(_record(one, reg))
-            reg.name = b"/" + records[-1].key.encode()
+    if not planned:
+        return
+    records = [*_files(files, planned), *_pipes(images, files, in_flight, planned)]
     missing = sorted(planned.keys() - {name_of(record) for record in records})
     if missing:
         raise Refused(
-            f"criu has not dumped {', '.join(missing)} as external",
+            f"criu has not dumped {', '.join(missing)} as planned",
             why="it would not be handed over at the restore",
             hint="dump again with the dump.conf of a new `externalize PID`",
             transient=True,
         )
-    return records
+    if sum(len(record.data) for record in records) > MAX_INHERIT:
+        raise Refused(
+            f"more than {MAX_INHERIT} bytes are unread in pipes whose other end is outside",
+            why="they don't fit the file that carries them to the restore",
+            hint="let the program read them, then dump again",
+            transient=True,
+        )
+    safefs.write_file(images, INHERIT_FILE, pack_inherit(sorted(records, key=name_of)))
 
 
 def name_of(record: InheritRecord) -> str:
@@ -45,14 +55,73 @@ def name_of(record: InheritRecord) -> str:
     return record.key.rpartition("#")[0]
 
 
-def _record(one: DescriptorPlan, reg: Any) -> InheritRecord:
-    return retargeted(InheritRecord(f"{one.name}#{reg.id:x}", b"/", reg.flags, reg.mode, reg.pos), one)
+def _files(files: FilesImage, planned: Mapping[str, DescriptorPlan]) -> Iterator[InheritRecord]:
+    for reg in files.external_files():
+        one = planned.get(bytes(reg.name).decode("ascii", "replace"))
+        if one is not None:
+            record = InheritRecord(f"{one.name}#{reg.id:x}", None, reg.flags, reg.mode, reg.pos, HANGUP)
+            reg.name = b"/" + record.key.encode()
+            yield retargeted(record, one)
+
+
+def _pipes(
+    images: int, files: FilesImage, in_flight: Collection[int], planned: Mapping[str, DescriptorPlan]
+) -> list[InheritRecord]:
+    wanted = {one.ino: one for one in planned.values() if one.kind == "pipe"}
+    entries = [entry for entry in files.entries if entry.HasField("pipe") and entry.pipe.pipe_id in wanted]
+    if not entries:
+        return []
+    unread = pipesimage.unread(images)
+    records = []
+    for entry in entries:
+        one, pipe = wanted[entry.pipe.pipe_id], entry.pipe
+        _check_pipe(one, pipe, in_flight, unread)
+        data = unread.get(pipe.pipe_id, b"") if one.access == "read" else b""
+        record = InheritRecord(
+            f"{one.name}#{pipe.id:x}", None, pipe.flags, stat.S_IFIFO | 0o600, 0, HANGUP, data=data
+        )
+        records.append(retargeted(record, one))
+        _become_file(entry, record)
+    fdinfoimage.as_files(images, {entry.id for entry in entries})
+    return records
+
+
+def _check_pipe(
+    one: DescriptorPlan, pipe: Any, in_flight: Collection[int], unread: Mapping[int, bytes]
+) -> None:
+    if pipe.id in in_flight:
+        raise Refused(
+            f"an end of {one.name} is queued in a socket of the tree, and its other end is outside",
+            why="what is queued can't be handed over",
+            hint="let the program receive it, then dump again",
+            transient=True,
+        )
+    if pipe.fown.pid:
+        raise Refused(
+            f"{one.name} has an owner that gets its signals (F_SETOWN), and its other end is outside",
+            why="the owner of what is handed over can't be restored",
+        )
+    if one.target != HANGUP and one.access == "read" and unread.get(pipe.pipe_id):
+        raise Refused(
+            f"{len(unread[pipe.pipe_id])} bytes in {one.name} are unread",
+            why=f"they would be lost: {one.target} is handed over for it",
+            hint=f"let the program read them, then dump again; or --fd {one.holders[0].fd}=hangup",
+            transient=True,
+        )
+
+
+def _become_file(entry: Any, record: InheritRecord) -> None:
+    reg = entry.reg
+    reg.id, reg.flags, reg.pos, reg.ext = entry.pipe.id, entry.pipe.flags, 0, True
+    reg.name = b"/" + record.key.encode()
+    reg.fown.CopyFrom(entry.pipe.fown)
+    entry.type = FD_TYPE_REG
+    entry.ClearField("pipe")
 
 
 def retargeted(record: InheritRecord, one: DescriptorPlan) -> InheritRecord:
     """The record with the target of the plan."""
-    wanted = to_bytes(one.target)
-    path = target_path(wanted)
+    path = target_path(to_bytes(one.target))
     return InheritRecord(
         key=record.key,
         path=path,
@@ -61,10 +130,5 @@ def retargeted(record: InheritRecord, one: DescriptorPlan) -> InheritRecord:
         pos=record.pos,
         target="path" if path is not None else one.target,
         mapped=one.mapped,
+        data=record.data,
     )
-
-
-def store(images: int, records: Sequence[InheritRecord]) -> None:
-    """Write the records, if there are any. Raises OSError."""
-    if records:
-        safefs.write_file(images, INHERIT_FILE, pack_inherit(records))

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -50,8 +51,15 @@ class Options:
     wishes: adapted.Wishes = NO_WISHES
 
 
-def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[str], None]) -> int:
-    """Restore the tree in `images` and return the pid of its root, which runs.
+class Running(NamedTuple):
+    """A restored tree: the pid of its root, and whether it has our standard output."""
+
+    pid: int
+    has_stdout: bool
+
+
+def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[str], None]) -> Running:
+    """Restore the tree in `images`, which runs then.
 
     Raises RestoreFailed with what criu's log tells: then nothing of the tree runs and the images are
     unchanged. UsageError for a directory that is not private or holds no plan of ours.
@@ -63,9 +71,10 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
             userns.share(dirfd)
         with adapted.written(dirfd, plan, options.wishes) as variables:
             try:
-                return _run(dirfd, images, criu, options, plan, variables, progress)
+                pid = _run(dirfd, images, criu, options, plan, variables, progress)
             finally:
                 staging.remove(plan)  # what a criu that failed has left
+        return Running(pid, any(one.target == "stdout" for one in plan.descriptors))
 
 
 def write_conf(

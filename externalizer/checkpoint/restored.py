@@ -68,6 +68,10 @@ class Restored:
     def duplicate(self, planned: SocketPlan) -> int:
         """A duplicate of the descriptor, to be closed by the caller. Raises as `Pidfd`."""
         ref = self.ref(planned)
+        return self.taken(ref)
+
+    def taken(self, ref: FdRef) -> int:
+        """A duplicate of a live descriptor, to be closed by the caller. Raises as `Pidfd`."""
         return self._pins.pin(ref.tid).getfd(ref.fd)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ that they still share it. No criu option notices.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from externalizer.errors import TargetGone
 from externalizer.kernel import procfs
@@ -20,24 +20,37 @@ from externalizer.scan import holders
 _NAMED = 3  # processes that a sentence names
 
 
-def held_outside(
-    snapshot: Snapshot, inos: frozenset[int] | None = None, *ignored: int
-) -> dict[int, tuple[str, ...]]:
-    """Inode of each such unix socket of the tree → who else holds it, as `command[pid]`, printable.
+def walk(
+    snapshot: Snapshot, sockets: Iterable[int], pipes: Iterable[int] = (), *ignored: int
+) -> dict[str, list[int]]:
+    """Who outside holds these sockets and pipes (inodes), as `scan.holders.outside` says it.
 
-    `inos`: the sockets asked about, None = all that have a descriptor in the tree. `ignored`: further pids
-    that don't count as outside.
+    `ignored`: further pids that don't count as outside.
     """
-    ours = inos
-    if ours is None:
-        ours = frozenset(sock.ino for sock in snapshot.unix_sockets() if sock.holders)
-    if not ours:
+    links = frozenset((*(f"socket:[{ino}]" for ino in sockets), *(f"pipe:[{ino}]" for ino in pipes)))
+    if not links:
         return {}
-    inside = frozenset(task.tgid for task in snapshot.leaders()) | {os.getpid(), *ignored}
-    return {ino: _named(pids) for ino, pids in holders.outside(ours, inside).items()}
+    return holders.outside(
+        links, frozenset(task.tgid for task in snapshot.leaders()) | {os.getpid(), *ignored}
+    )
 
 
-def _named(pids: list[int]) -> tuple[str, ...]:
+def sockets_of(snapshot: Snapshot) -> frozenset[int]:
+    """The inodes of the unix sockets that the tree has descriptors of."""
+    return frozenset(sock.ino for sock in snapshot.unix_sockets() if sock.holders)
+
+
+def sockets_in(walked: Mapping[str, Sequence[int]]) -> dict[int, tuple[str, ...]]:
+    """Inode of each socket of a walk → who else holds it, as `command[pid]`, printable."""
+    return {
+        int(link[len("socket:[") : -1]): named(pids)
+        for link, pids in walked.items()
+        if link.startswith("socket:[")
+    }
+
+
+def named(pids: Sequence[int]) -> tuple[str, ...]:
+    """The processes as `command[pid]`, printable; of many only some."""
     names = []
     for pid in pids[:_NAMED]:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Mapping
 
 import msgspec
 
-from externalizer.checkpoint import descriptors, greetings, inside, mounts, shared, spaces
+from externalizer.checkpoint import descriptors, greetings, inside, mounts, pipes, shared, spaces
 from externalizer.checkpoint.greetings.variable import named_by
 from externalizer.errors import TargetGone
 from externalizer.kernel import credentials, procfs
@@ -78,13 +78,15 @@ def _only_confirmed(plan: model.Plan, confirmed: Container[_Identity], stopped: 
 def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.Plan:
     """Judge all that a snapshot holds, with what can be found out about the outside ends."""
     found = mounts.judge(snapshot)
-    held = shared.held_outside(snapshot)
-    open_files = descriptors.look(snapshot, policy, lambda ref: holder_of(snapshot, ref))
+    pipes_of_tree = pipes.of_tree(snapshot)
+    walked = shared.walk(snapshot, shared.sockets_of(snapshot), pipes_of_tree)
+    held = shared.sockets_in(walked)
+    outside = descriptors.look(snapshot, pipes_of_tree, walked, policy, lambda ref: holder_of(snapshot, ref))
     split = shared.findings(snapshot, held, lambda ref: holder_of(snapshot, ref))
     findings = [
         *found.findings,
         *split,
-        *open_files.findings,
+        *outside.findings,
         *spaces.findings(snapshot),
         *_backlogs(snapshot),
         *_unreadable(snapshot),
@@ -98,7 +100,7 @@ def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.P
         here=_here(),
         holder_of=lambda ref: holder_of(snapshot, ref),
         mounts=found.mounts,
-        descriptors=open_files.plans,
+        descriptors=outside.plans,
         root=found.root,
         findings=list(dict.fromkeys(findings)),
     )
@@ -133,7 +135,7 @@ def holder_of(snapshot: Snapshot, ref: FdRef) -> Holder:
 def socket_facts(snapshot: Snapshot, held: Mapping[int, tuple[str, ...]]) -> Iterator[SocketFacts]:
     """Yield the facts of every external unix socket, and of those that unix_diag did not know.
 
-    `held` as `shared.held_outside` gives it.
+    `held` as `shared.sockets_in` gives it.
     """
     external = list(snapshot.external_sockets())
     unknown = [sock for sock in snapshot.unix_sockets() if not sock.known]

@@ -81,14 +81,17 @@ def run(args: argparse.Namespace) -> int:
     if args.write_conf is not None:
         return _write_conf(args, images, options)
     _check_pidfile(args.pidfile)
-    pid = checkpoint.restore(images, common.find_criu(args.criu), options, progress=common.note)
+    tree = checkpoint.restore(images, common.find_criu(args.criu), options, progress=common.note)
+    pid = tree.pid
     if args.pidfile:
         directory, name = os.path.split(os.path.abspath(args.pidfile))
         safefs.write_file(directory, name, f"{pid}\n".encode(), 0o644)
+    # What the tree writes there is not mixed with words of ours.
+    out = sys.stderr if tree.has_stdout else sys.stdout
     if args.json:
-        print(json.dumps({"pid": pid}), flush=True)
+        print(json.dumps({"pid": pid}), flush=True, file=out)
     else:
-        print(f"restored, the tree's root is pid {pid}", flush=True)
+        print(f"restored, the tree's root is pid {pid}", flush=True, file=out)
     if args.restore_detached:
         return ExitCode.OK
     return _wait(pid)

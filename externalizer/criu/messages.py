@@ -43,10 +43,25 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("o", "uint32", "ns_id", 16),
         ("o", "sint32", "mnt_id", 17),
     ],
+    "fown_entry": [
+        ("r", "uint32", "uid", 1),
+        ("r", "uint32", "euid", 2),
+        ("r", "uint32", "signum", 3),
+        ("r", "uint32", "pid_type", 4),
+        ("r", "uint32", "pid", 5),
+    ],
+    "pipe_entry": [
+        ("r", "uint32", "id", 1),
+        ("r", "uint32", "pipe_id", 2),
+        ("r", "uint32", "flags", 3),
+        ("r", "fown_entry", "fown", 4),
+    ],
+    "pipe_data_entry": [("r", "uint32", "pipe_id", 1), ("r", "uint32", "bytes", 2)],
     "reg_file_entry": [
         ("r", "uint32", "id", 1),
         ("r", "uint32", "flags", 2),
         ("r", "uint64", "pos", 3),
+        ("r", "fown_entry", "fown", 5),
         ("r", "bytes", "name", 6),
         ("o", "bool", "ext", 9),
         ("o", "uint32", "mode", 10),
@@ -56,6 +71,7 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("r", "uint32", "id", 2),
         ("o", "reg_file_entry", "reg", 3),
         ("o", "unix_sk_entry", "usk", 16),
+        ("o", "pipe_entry", "pipe", 18),
     ],
     "scm_entry": [("r", "uint32", "type", 1), ("*", "uint32", "rights", 2)],
     "sk_packet_entry": [
@@ -69,7 +85,7 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("r", "bytes", "source", 8),
         ("o", "bytes", "ext_key", 18),
     ],
-    "fdinfo_entry": [("r", "uint32", "id", 1)],
+    "fdinfo_entry": [("r", "uint32", "id", 1), ("r", "uint32", "type", 3)],
     "uid_gid_extent": [
         ("r", "uint32", "first", 1),
         ("r", "uint32", "lower_first", 2),
@@ -121,6 +137,7 @@ def _build() -> dict[str, Any]:
 _CLASSES = _build()
 FileEntry: Any = _CLASSES["file_entry"]
 SkPacketEntry: Any = _CLASSES["sk_packet_entry"]
+PipeDataEntry: Any = _CLASSES["pipe_data_entry"]
 FdinfoEntry: Any = _CLASSES["fdinfo_entry"]
 MntEntry: Any = _CLASSES["mnt_entry"]
 NetnsEntry: Any = _CLASSES["netns_entry"]

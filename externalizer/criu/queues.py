@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Collection
 from typing import Any
 
-from externalizer.criu import images
+from externalizer.criu import fdinfoimage, images
 from externalizer.criu.images import IMG_COMMON_MAGIC, U32, FilesImage, ImageDamaged
-from externalizer.criu.messages import FD_TYPE_REG, FdinfoEntry, SkPacketEntry
+from externalizer.criu.messages import FD_TYPE_REG, SkPacketEntry
 from externalizer.kernel import safefs
 
 # criu/include/magic.h
 SK_QUEUES_MAGIC = 0x56264026
-FDINFO_MAGIC = 0x56213732
 
 
 class QueuesImage:
@@ -83,11 +80,4 @@ def queued_elsewhere(dirfd: int, files: FilesImage, packet: Any) -> str:
 
 def held_ids(dirfd: int) -> frozenset[int]:
     """criu's ids of all open files that a task of the images has a descriptor of. Raises ImageDamaged."""
-    found: set[int] = set()
-    for name in os.listdir(dirfd):
-        if re.fullmatch(r"fdinfo-\d+\.img", name):
-            view, at = images.body(images.read_file(dirfd, name), name, FDINFO_MAGIC), 0
-            while at < len(view):
-                entry, at = images.next_message(view, at, name)
-                found.add(images.parse(FdinfoEntry, entry, name).id)
-    return frozenset(found)
+    return frozenset(entry.id for _, entries in fdinfoimage.each(dirfd) for entry in entries)

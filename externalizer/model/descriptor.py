@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 STDIO = ("stdin", "stdout", "stderr")  # of the command that restores: criu's own descriptors 0, 1, 2
 NULL = "null"
+HANGUP = "hangup"  # of a pipe: as if its other end had closed
 _NULL_PATH = b"/dev/null"
 _NAME = re.compile(r"[0-9]+|(?:file|tty)\[[0-9a-f]+:[0-9a-f]+\]|pipe:\[[0-9]+\]|memfd:\[[0-9]+\]")
 _MAX_PATH = 4096  # PATH_MAX, with the NUL
@@ -20,16 +21,16 @@ def check_name(text: str) -> str:
 
 
 def check_target(raw: bytes) -> bytes:
-    """Return a target as users write it: stdin, stdout, stderr, null, an absolute path. Raises ValueError."""
-    if raw in (*(name.encode() for name in STDIO), NULL.encode()):
+    """Return a target as users write it. Raises ValueError with a sentence that says how."""
+    if raw in (name.encode() for name in (*STDIO, NULL, HANGUP)):
         return raw
     if not raw.startswith(b"/") or b"\0" in raw or len(raw) >= _MAX_PATH:
-        raise ValueError("a target is stdin, stdout, stderr, null or an absolute path")
+        raise ValueError("a target is stdin, stdout, stderr, null, hangup (of a pipe) or an absolute path")
     return raw
 
 
 def target_path(target: bytes) -> bytes | None:
-    """The path that a target means, None for one of STDIO."""
+    """The path that a target means, None for one of STDIO and for HANGUP."""
     if target == NULL.encode():
         return _NULL_PATH
     return target if target.startswith(b"/") else None

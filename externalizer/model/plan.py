@@ -113,12 +113,13 @@ class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):
 class DescriptorPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """A file, terminal or pipe that descriptors of the tree share with the outside; what is handed over.
 
-    `name` is criu's: file[mount id:inode], both hexadecimal. `target`: stdin, stdout or stderr of the command
-    that restores, null, or an absolute path of the host.
+    `name` is criu's: file[mount id:inode], both hexadecimal, or pipe:[inode]. `target`: stdin, stdout or
+    stderr of the command that restores, null, an absolute path of the host, or hangup: a pipe as if its other
+    end had closed.
     """
 
     name: str
-    kind: str  # as `model.filekind` has it
+    kind: str  # as `model.filekind` has it, or pipe
     access: str  # read, write, read-write, path: what its descriptors may do
     target: str
     rule: str
@@ -127,8 +128,14 @@ class DescriptorPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     path: str = ""  # at the dump, in its own mount namespace
     dev: int = 0  # as stat(2) reports it
     ino: int = 0
+    queued: int = 0  # unread bytes in a pipe
     policy: str = ""  # who asked for the target; empty: the defaults did
     mapped: bool = False  # the user named `target`: whatever is there is meant
+
+    @property
+    def marked(self) -> bool:
+        """Whether criu is told of it by an option; pipes it dumps without."""
+        return "[" in self.name and not self.name.startswith("pipe:")
 
 
 class Target(msgspec.Struct, frozen=True):

@@ -42,7 +42,8 @@ RESTORE = struct.Struct("<2Q18I")
 HOLDING = struct.Struct("<40s40s72s")
 KEPT = struct.Struct("<4I")
 INHERIT = struct.Struct("<Q8I")
-TARGETS = ("stdin", "stdout", "stderr", "path")
+MAX_INHERIT = 60 << 20  # bytes of data in an inherit file; EZ_MAX_FILE is 64 MB
+TARGETS = ("stdin", "stdout", "stderr", "path", "hangup")
 
 BIND = 0x01
 PERMS = 0x04
@@ -143,9 +144,8 @@ class Holding:
 class InheritRecord:
     """An open file description that the plugin opens and hands over under `key`.
 
-    `path` is None where criu's own descriptor `target` is handed over, `target` then one of stdin, stdout and
-    stderr. `flags` as F_GETFL told them; `pos` in bytes; `mapped`: the user named it, whatever is there is
-    meant.
+    `path` is None unless `target` is path. `data`: what was unread in a pipe. `flags` as F_GETFL told them;
+    `pos` in bytes; `mapped`: the user named it, whatever is there is meant.
     """
 
     key: str
@@ -155,6 +155,7 @@ class InheritRecord:
     pos: int = 0
     target: str = "path"
     mapped: bool = False
+    data: bytes = b""
 
 
 def _with_crc(magic: int, count: int, body: bytes, criu_pid: int = 0, criu_starttime: int = 0) -> bytes:
@@ -297,12 +298,12 @@ def _pack_inherit(rec: InheritRecord) -> bytes:
     key, path = rec.key.encode("ascii"), rec.path or b""
     if not 0 < len(key) < MAX_KEY or len(path) >= MAX_PATH or (rec.target == "path") != bool(path):
         raise ValueError(f"{rec.key}: no record can hold its key and its path")
-    size = (INHERIT.size + len(key) + len(path) + 7) & ~7
+    size = (INHERIT.size + len(key) + len(path) + len(rec.data) + 7) & ~7
     head = INHERIT.pack(
         rec.pos, size, MAPPED if rec.mapped else 0, TARGETS.index(rec.target), rec.flags, rec.mode,
-        len(key), len(path), 0,
+        len(key), len(path), len(rec.data),
     )  # fmt: skip
-    return (head + key + path).ljust(size, b"\0")
+    return (head + key + path + rec.data).ljust(size, b"\0")
 
 
 def unpack_inherit(raw: bytes) -> tuple[InheritRecord, ...]:
@@ -311,16 +312,17 @@ def unpack_inherit(raw: bytes) -> tuple[InheritRecord, ...]:
     for _ in range(_checked(raw, INHERIT_FILE, INHERIT_MAGIC)):
         if len(raw) - at < INHERIT.size:
             raise RecordDamaged(f"{INHERIT_FILE} has fewer records than it says")
-        pos, size, mapped, target, flags, mode, key_len, path_len, _ = INHERIT.unpack_from(raw, at)
+        pos, size, mapped, target, flags, mode, key_len, path_len, data_len = INHERIT.unpack_from(raw, at)
         start = at + INHERIT.size
-        key, path = raw[start : start + key_len], raw[start + key_len : start + key_len + path_len]
-        if start + key_len + path_len > at + size or at + size > len(raw) or target >= len(TARGETS):
+        ends = start + key_len, start + key_len + path_len, start + key_len + path_len + data_len
+        key, path, unread = raw[start : ends[0]], raw[ends[0] : ends[1]], raw[ends[1] : ends[2]]
+        if ends[2] > at + size or at + size > len(raw) or target >= len(TARGETS):
             raise RecordDamaged(f"{INHERIT_FILE}: the record at byte {at} is damaged")
         if not key.isascii() or (TARGETS[target] == "path") != bool(path):
             raise RecordDamaged(f"{INHERIT_FILE}: the record at byte {at} is damaged")
         records.append(
             InheritRecord(
-                key.decode(), path or None, flags, mode, pos, TARGETS[target], bool(mapped & MAPPED)
+                key.decode(), path or None, flags, mode, pos, TARGETS[target], bool(mapped & MAPPED), unread
             )
         )
         at += size

@@ -234,7 +234,7 @@ def build(
             dump_options=_once(
                 *both,
                 *(option for mount in mounts for option in _dumped_mount(mount)),
-                *(("external", one.name) for one in descriptors),
+                *(("external", one.name) for one in descriptors if one.marked),
             ),
             restore_options=_once(*both, *([("root", root)] if root else []), *map(restored_mount, mounts)),
         )

@@ -1,7 +1,9 @@
 """Descriptors that lead out of the tree, sockets aside: what becomes of each, and why.
 
 criu looks each file up in the mount namespaces of the tree. One of another mount namespace it does not find:
-`Can't lookup mount`. Marked as external it dumps flags and offset, and expects the file to be handed over.
+`Can't lookup mount`. Marked as external it dumps flags and offset, and expects the file to be handed over. A
+pipe whose other end is outside it restores alone and says nothing: the program reads its end, or is killed by
+SIGPIPE.
 """
 
 from __future__ import annotations
@@ -9,36 +11,51 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from externalizer.model.descriptor import HANGUP, STDIO
 from externalizer.model.finding import Verdict
 
-_HANDOVER = "say what to hand over at the restore, for example --fd {fd}=null or --fd {fd}=stdout"
+PIPE = "pipe"
 
 
 @dataclass(frozen=True, slots=True)
 class DescriptorFacts:
-    """All that the rules may ask about one file that descriptors of the tree have open.
+    """All that the rules may ask about one file or pipe that descriptors of the tree have open.
 
     `found`: criu's mount namespace shows this very file at `path`. `wish`: the target that the user wants,
-    None = none said.
+    None = none said. Of a pipe: `end_outside`: its other end is open, and not in the tree; `queued`: bytes
+    that the tree has not read; `others`: who holds it outside, printable.
     """
 
     name: str
     kind: str
     path: str  # printable
     fd: int  # the first of its descriptors
-    found: bool
+    access: str
+    found: bool = False
     deleted: bool = False
+    end_outside: bool = False
+    queued: int = 0
+    others: tuple[str, ...] = ()
     wish: str | None = None
+
+    @property
+    def proposal(self) -> str:
+        """What the user may want to be handed over."""
+        return STDIO[self.fd] if self.fd < len(STDIO) else "null"
 
 
 @dataclass(frozen=True, slots=True)
 class DescriptorRule:
-    """`reason` gives a sentence without full stop where the rule matches, else None."""
+    """`reason` gives a sentence without full stop where the rule matches, else None.
+
+    `transient`: what it refuses the processes themselves can end at any moment.
+    """
 
     id: str
     reason: Callable[[DescriptorFacts], str | None]
     verdict: Verdict
     remedy: str = ""
+    transient: bool = False
 
     @property
     def doc(self) -> str:
@@ -47,7 +64,7 @@ class DescriptorRule:
 
 @dataclass(frozen=True, slots=True)
 class DescriptorJudgement:
-    """`target` is empty where nothing can be handed over."""
+    """`target` is empty where nothing is handed over."""
 
     rule: DescriptorRule
     reason: str
@@ -55,32 +72,71 @@ class DescriptorJudgement:
     remedy: str
 
 
+def _what(f: DescriptorFacts) -> str:
+    return "pipe with its other end outside" if f.kind == PIPE else f"{f.kind} of another mount namespace"
+
+
+def _shared_pipe(f: DescriptorFacts) -> str | None:
+    if f.kind != PIPE or f.end_outside:
+        return None
+    return (
+        f"both ends are in the tree, and {', '.join(f.others)} outside has it, too: after the restore they "
+        "no longer share it"
+    )
+
+
+def _unread(f: DescriptorFacts) -> str | None:
+    if f.kind != PIPE or not f.queued or f.wish in (None, HANGUP):
+        return None
+    return f"{f.queued} bytes in the pipe are unread, which would be lost: {f.wish} is handed over for it"
+
+
 def _chosen(f: DescriptorFacts) -> str | None:
-    return None if f.wish is None else f"{f.kind} of another mount namespace, {f.wish} is handed over for it"
+    if f.wish == HANGUP:
+        left = "reads what is unread, then its end" if f.access == "read" else "can't write any more (EPIPE)"
+        return f"{_what(f)}, restored as if the other end had closed: the program {left}"
+    return None if f.wish is None else f"{_what(f)}, {f.wish} is handed over for it"
+
+
+def _pipe(f: DescriptorFacts) -> str | None:
+    if f.kind != PIPE:
+        return None
+    who = f", held by {', '.join(f.others)}" if f.others else ""
+    return f"the other end of this pipe is outside{who}: criu would restore the tree's end alone"
 
 
 def _same_path(f: DescriptorFacts) -> str | None:
     if not f.found:
         return None
-    return f"{f.kind} of another mount namespace, which is opened again at its path on the host"
+    return f"{_what(f)}, which is opened again at its path on the host"
 
 
 def _deleted(f: DescriptorFacts) -> str | None:
     if not f.deleted:
         return None
-    return f"{f.kind} of another mount namespace that has been removed: no path leads to it any more"
+    return f"{_what(f)} that has been removed: no path leads to it any more"
 
 
 def _lost(f: DescriptorFacts) -> str | None:
-    return f"{f.kind} of another mount namespace, and {f.path} of the host's is not the same file"
+    return f"{_what(f)}, and {f.path} of the host's is not the same file"
 
+
+_HANDOVER = "say what to hand over at the restore: --fd {fd}={proposal}, or null, or a PATH"
+_HANDOVER_PIPE = "say what to hand over at the restore: --fd {fd}={proposal}, or null, a PATH, or hangup"
 
 RULES = (
+    DescriptorRule("fd-pipe-shared", _shared_pipe, Verdict.SILENT_LOSS),
+    DescriptorRule(
+        "fd-pipe-unread", _unread, Verdict.REFUSED,
+        "let the program read them, then dump again; with --fd {fd}=hangup it reads them after the restore",
+        transient=True,
+    ),
     DescriptorRule("fd-chosen", _chosen, Verdict.HANDLED),
+    DescriptorRule("fd-pipe", _pipe, Verdict.NEEDS_CHOICE, _HANDOVER_PIPE),
     DescriptorRule("fd-same-path", _same_path, Verdict.HANDLED),
     DescriptorRule("fd-deleted", _deleted, Verdict.NEEDS_CHOICE, _HANDOVER),
     DescriptorRule("fd-elsewhere", _lost, Verdict.NEEDS_CHOICE, _HANDOVER),
-)
+)  # fmt: skip
 
 
 def judge(facts: DescriptorFacts) -> DescriptorJudgement:
@@ -88,6 +144,7 @@ def judge(facts: DescriptorFacts) -> DescriptorJudgement:
     for rule in RULES:
         reason = rule.reason(facts)
         if reason is not None:
-            target = facts.wish or (facts.path if rule.verdict is Verdict.HANDLED else "")
-            return DescriptorJudgement(rule, reason, target, rule.remedy.format(fd=facts.fd))
+            target = facts.wish or facts.path if rule.verdict is Verdict.HANDLED else ""
+            remedy = rule.remedy.format(fd=facts.fd, proposal=facts.proposal)
+            return DescriptorJudgement(rule, reason, target, remedy)
     raise AssertionError("the last rule must match everything")

@@ -57,6 +57,12 @@ class _Search:
 
 
 def _sockets(pid: int) -> Iterator[tuple[int, int]]:
+    for fd, link in _links(pid):
+        if link.startswith("socket:[") and link.endswith("]"):
+            yield fd, int(link[8:-1])
+
+
+def _links(pid: int) -> Iterator[tuple[int, str]]:
     base = f"/proc/{pid}/fd/"
     try:
         names = os.listdir(base)
@@ -67,8 +73,7 @@ def _sockets(pid: int) -> Iterator[tuple[int, int]]:
             link = os.readlink(base + name)
         except OSError:
             continue
-        if link.startswith("socket:[") and link.endswith("]"):
-            yield int(name), int(link[8:-1])
+        yield int(name), link
 
 
 def _parents() -> dict[int, int]:
@@ -99,15 +104,16 @@ def _relatives(parents: dict[int, int], pids: Iterable[int]) -> list[int]:
     return list(dict.fromkeys(around))
 
 
-def outside(inos: frozenset[int], inside: frozenset[int]) -> dict[int, list[int]]:
-    """The processes outside the tree that hold each of these sockets: inode → pids.
+def outside(links: frozenset[str], inside: frozenset[int]) -> dict[str, list[int]]:
+    """The processes outside the tree that hold each of these sockets and pipes: link → pids.
 
-    A socket has one open file description (no open(2) makes another), so the same inode is the same one. This
-    looks at every process that can be looked into; threads with a descriptor table of their own are not.
+    `links` as /proc/PID/fd has them: socket:[INODE], pipe:[INODE]. A socket has one open file description (no
+    open(2) makes another), so the same inode is the same one. This looks at every process that can be looked
+    into; threads with a descriptor table of their own are not.
     """
-    found: dict[int, list[int]] = {}
+    found: dict[str, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) not in inside:
-            for ino in {ino for _, ino in _sockets(int(name))} & inos:
-                found.setdefault(ino, []).append(int(name))
+            for link in {link for _, link in _links(int(name))} & links:
+                found.setdefault(link, []).append(int(name))
     return found

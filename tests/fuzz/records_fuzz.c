@@ -55,6 +55,8 @@ static unsigned int use(const struct ez_file *file, uint32_t magic)
 		for (const struct ez_inherit *rec = ez_inherit_next(file, NULL); rec; rec = ez_inherit_next(file, rec)) {
 			for (uint32_t at = 0; at < rec->key_len; at++)
 				sum += ez_inherit_key(rec)[at];
+			for (uint32_t at = 0; at < rec->data_len; at++)
+				sum += ez_inherit_data(rec)[at];
 			sum += ez_printable(ez_inherit_path(rec), rec->path_len, text, sizeof(text))[0];
 		}
 		return sum;

@@ -38,6 +38,7 @@ def test_no_damage_makes_the_parser_read_outside_a_record(build_directory: Path)
     inherited = [
         InheritRecord("file[2a:3f]#1c", b"/var/log/x", 0o102001, 0o100600, 9),
         InheritRecord("tty[8801:1a]#2", None, 2, 0o20620, 0, "stdin", True),
+        InheritRecord("pipe:[7]#3", None, 0, 0o10600, target="hangup", data=b"unread" * 5),
     ]
     files[3].write_bytes(pack_inherit(inherited))
     program = build_directory / "records_fuzz"

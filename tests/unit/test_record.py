@@ -41,7 +41,7 @@ FIELDS = {
     ),
     "ez_holding": ("boot_id id digest", record.HOLDING),
     "ez_inherit": (
-        "pos size flags target open_flags mode key_len path_len reserved",
+        "pos size flags target open_flags mode key_len path_len data_len",
         record.INHERIT,
     ),
     "ez_kept": ("ino type flags reserved", record.KEPT),
@@ -135,6 +135,7 @@ def test_a_holding_comes_back_as_it_was() -> None:
 INHERITED = (
     InheritRecord("file[2a:3f]#1c", b"/var/log/x y\xff", 0o102001, 0o100600, 2**40),
     InheritRecord("tty[8801:1a]#2", None, 2, 0o20620, 0, "stdin", True),
+    InheritRecord("pipe:[7]#3", None, 0, 0o10600, target="hangup", data=b"unread\0"),
     InheritRecord("k", b"/", 0, 0o40700, 3, mapped=True),
 )
 

@@ -84,7 +84,8 @@ def _complete(pid: int, images: int) -> None:
         snapshot = native.scan(pid)
         marks.check(images, plan, snapshot)
         mounttables.record(images, plan, snapshot)
-    inheriting.store(images, inheriting.edit(files, plan))
+    rights = {number for packet in queues.packets for scm in packet.scm for number in scm.rights}
+    inheriting.complete(images, files, rights, plan)
     _store(images, files, queues, records, plan)
 
 
