@@ -13,6 +13,8 @@ from keeping import forget_all
 from puppets import Checkpoint, Puppet, adopt_orphans
 from support import Criu, Truth, compile_program
 
+Binaries = Callable[[str], Path]
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,7 +54,7 @@ def criu_binary() -> str:
 
 
 @pytest.fixture(scope="session")
-def binaries() -> Callable[[str], Path]:
+def binaries() -> Binaries:
     """Where a tool's programs are. It is put into the private prefix if it is not there; never skipped."""
     from externalizer.criu.provide.find import prefix_directory
     from externalizer.criu.provide.install import Settings, ensure_tool

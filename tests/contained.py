@@ -17,7 +17,7 @@ USER, GROUP, EXTRA = 1234, 1235, (777,)
 MakeContainer = Callable[..., Container]
 
 
-def _interpreter() -> list[Bind]:
+def interpreter() -> list[Bind]:
     """What Python needs below its own paths when it isn't the system's."""
     places = {os.path.realpath(sys.base_prefix), sys.prefix}
     return [Bind(Path(place), place) for place in sorted(places) if not place.startswith("/usr")]
@@ -38,7 +38,7 @@ class Inside(Puppet):
         self._process = None
         self._children = []
         command = [sys.executable, "-I", "-S", "/puppet.py", "/orders", *map(str, (uid, GROUP, *EXTRA))]
-        fixed = [Bind(directory, "/orders", writable=True), Bind(PROGRAM, "/puppet.py"), *_interpreter()]
+        fixed = [Bind(directory, "/orders", writable=True), Bind(PROGRAM, "/puppet.py"), *interpreter()]
         self.container = make(command, binds=[*fixed, *binds], userns=userns)
         self.container.__enter__()
         self.pid = self.container.pid

@@ -118,10 +118,10 @@ class Container(Launched):
         bare: bool = False,
     ) -> None:
         self.root = directory / "root"
-        skeleton = _skeleton(self.root)
-        self._binds = (*(() if bare else skeleton), *binds)
+        own = skeleton(self.root)
+        self._binds = (*(() if bare else own), *binds)
         for bind in self._binds:
-            _make_mountpoint(self.root, bind)
+            make_mountpoint(self.root, bind)
         mounts: list[str | Path] = []
         for bind in self._binds:
             mounts += ["--rw" if bind.writable else "--ro", bind.source, bind.inside]
@@ -130,7 +130,7 @@ class Container(Launched):
         super().__init__([program, *slave_flag, *userns_flag, *mounts, self.root, str(uid), *command])
 
 
-def _skeleton(root: Path) -> list[Bind]:
+def skeleton(root: Path) -> list[Bind]:
     root.mkdir()
     binds = []
     for name in _FROM_HOST:
@@ -144,7 +144,7 @@ def _skeleton(root: Path) -> list[Bind]:
     return binds
 
 
-def _make_mountpoint(root: Path, bind: Bind) -> None:
+def make_mountpoint(root: Path, bind: Bind) -> None:
     inside = root / bind.inside.lstrip("/")
     if bind.source.is_dir():
         inside.mkdir(parents=True, exist_ok=True)

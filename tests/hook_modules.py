@@ -70,7 +70,8 @@ ALLOWED = {
         "externalizer.checkpoint.inflight", "externalizer.checkpoint.inheriting",
         "externalizer.criu.pipesimage",
         "externalizer.checkpoint.marks", "externalizer.checkpoint.mounttables",
-        "externalizer.checkpoint.recording", "externalizer.criu.mountsimage",
+        "externalizer.checkpoint.recording", "externalizer.checkpoint.runtimemarks",
+        "externalizer.criu.mountsimage",
         "externalizer.model.mounttable", "externalizer.rules.mount_changes",
         "externalizer.checkpoint.stages.post_dump",
         "externalizer.checkpoint.targets", "externalizer.criu.cgroupimage", "externalizer.criu.unixedit",
@@ -83,6 +84,8 @@ ALLOWED = {
     "post-restore": _ALWAYS | _MOUNTS | _GREETINGS | {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.inherited",
         "externalizer.checkpoint.mounttables", "externalizer.model.descriptor", "externalizer.scan.fdinfo",
+        "externalizer.checkpoint.handback", "externalizer.checkpoint.mounttables",
+        "externalizer.checkpoint.once", "externalizer.kernel.privatedir",
         "externalizer.checkpoint.peergroups", "externalizer.checkpoint.reconnect",
         "externalizer.checkpoint.restored", "externalizer.checkpoint.settings",
         "externalizer.checkpoint.stages.post_restore", "externalizer.checkpoint.targets",

@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 FILE = "externalizer-mounts.json"
 
 
-def record(images: int, plan: Plan, snapshot: Snapshot) -> None:
-    """Store the tables of all mount namespaces of the tree. Raises OSError, ExternalizerError."""
-    tables = tables_of(plan.digest, _namespaces(snapshot), mountinfo.of_self())
+def record(images: int, plan: Plan, snapshot: Snapshot, marked: Sequence[str]) -> None:
+    """Store the tables of all mount namespaces of the tree. Raises OSError, ExternalizerError.
+
+    `marked`: mountpoints of the root's that another than us has marked as external.
+    """
+    tables = tables_of(plan.digest, _namespaces(snapshot), mountinfo.of_self(), marked)
     safefs.write_file(images, FILE, to_json(tables))
 
 
@@ -77,6 +80,7 @@ def changes(tree: Restored, tables: Tables, plan: Plan, root: int) -> Changes:
         and not any(mount.mapped for mount in plan.mounts),
         host_groups=frozenset(tables.host_groups),
         live_groups=frozenset(group for mount in host for group in (mount.shared, mount.master)) - {0},
+        others=frozenset((tables.namespaces[0].vpid, mountpoint) for mountpoint in tables.marked),
     )
     return compare(tables.namespaces, after, expected)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 
 from externalizer.checkpoint import installation, registry, survey
-from externalizer.cli import common, policies
+from externalizer.cli import common, onefile, policies
 from externalizer.criu import config, shim
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import ExitCode, ExternalizerError, NoAccess, Unsupported
@@ -26,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="DIR", help="directory for the files; default: ./externalize-PID"
     )
     parser.add_argument("--dry-run", action="store_true", help="explain only, write nothing")
+    onefile.add(parser)
     policies.add(parser)
     common.add_json(parser)
     common.add_criu(parser)
@@ -33,19 +36,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit 0: a plan was made and its files written; 7: refused, nothing written."""
+    onefile.check(args)
     criu, warning = _criu(args.criu)
     plan = survey.survey(args.pid, installation.paths(criu), policies.chosen(args))
+    write = not args.dry_run and not plan.refusals
+    place, commands = _one(args, plan, criu, write) if args.one_file else _several(args, plan, criu, write)
+    if warning:
+        common.note(warning)
+    _report(args, plan, place, commands if write else ())
+    return ExitCode.REFUSED if plan.refusals else ExitCode.OK
+
+
+def _one(
+    args: argparse.Namespace, plan: model.Plan, criu: Criu | None, write: bool
+) -> tuple[bytes, list[str]]:
+    """Write the one file; its path, and what to run then."""
+    path = common.check_directory_name(args.one_file)
+    container = onefile.container_of(args, plan)
+    text = b"" if plan.refusals else onefile.render(plan, container)
+    if write:
+        with _registered(plan):
+            onefile.write(path, text, _sudo_user())
+        if told := onefile.warning(path, container):
+            common.note(told)
+    return path, onefile.next_commands(
+        _variables(plan, criu), _program(criu), plan.target.pid, path, container
+    )
+
+
+def _several(
+    args: argparse.Namespace, plan: model.Plan, criu: Criu | None, write: bool
+) -> tuple[bytes, list[str]]:
+    """Write the directory; its path, and what to run then."""
     output = f"./externalize-{args.pid}/" if args.output is None else args.output
     directory = common.check_directory_name(output)
     # Rendered before anything is written: a value that criu's parser can't take refuses the whole.
     files = {} if plan.refusals else _files(plan)
-    write = not args.dry_run and not plan.refusals
     if write:
-        _write(plan, directory, files)
-    if warning:
-        common.note(warning)
-    _report(args, plan, directory, criu, written=write)
-    return ExitCode.REFUSED if plan.refusals else ExitCode.OK
+        with _registered(plan):
+            safefs.replace_directory(directory, files, marker=_marker(), trusted_uids=_sudo_user())
+    again = [shell_word(os.fsencode(word)) for word in policies.words(args)]
+    return directory, _next(plan, directory, criu, again)
 
 
 def _criu(explicit: str | None) -> tuple[Criu | None, str]:
@@ -56,11 +87,12 @@ def _criu(explicit: str | None) -> tuple[Criu | None, str]:
         return None, f"warning: {error}"
 
 
-def _write(plan: model.Plan, directory: bytes, files: dict[str, bytes]) -> None:
-    """Register the plan and write its files: both or neither."""
+@contextlib.contextmanager
+def _registered(plan: model.Plan) -> Iterator[None]:
+    """Register the plan while its files are written: both or neither."""
     registry.register(plan)
     try:
-        safefs.replace_directory(directory, files, marker=_marker(), trusted_uids=_sudo_user())
+        yield
     except ExternalizerError:
         registry.forget(TaskKey(plan.target.pid, plan.target.starttime))
         raise
@@ -91,9 +123,8 @@ def _marker() -> safefs.Marker:
     return safefs.Marker(config.PLAN, accepts)
 
 
-def _report(
-    args: argparse.Namespace, plan: model.Plan, directory: bytes, criu: Criu | None, *, written: bool
-) -> None:
+def _report(args: argparse.Namespace, plan: model.Plan, place: bytes, commands: Sequence[str]) -> None:
+    """`commands` are empty where nothing was written."""
     if args.json:
         sys.stdout.write(model.to_json(plan).decode())
         return
@@ -102,20 +133,28 @@ def _report(
     from externalizer.render.terminal import console
 
     out = console()
-    if written:
-        out.print(printable(directory), soft_wrap=True)
-    again = [shell_word(os.fsencode(word)) for word in policies.words(args)]
-    render.show(plan, out, next_commands=_next(plan, directory, criu, again) if written else ())
+    if commands:
+        out.print(printable(place), soft_wrap=True)
+    render.show(plan, out, next_commands=commands)
     if plan.refusals:
         common.note(f"{len(plan.refusals)} refused, nothing was written; the process runs on untouched")
 
 
-def _next(plan: model.Plan, directory: bytes, criu: Criu | None, policy: list[str]) -> list[str]:
-    program = shell_word(os.fsencode(criu.named if criu else "criu"))
+def _program(criu: Criu | None) -> str:
+    return shell_word(os.fsencode(criu.named if criu else "criu"))
+
+
+def _variables(plan: model.Plan, criu: Criu | None) -> str:
+    """Shell words that set what criu needs in its environment for this tree, a blank after each."""
     # criu asks for the limits of each task, which needs CAP_SYS_RESOURCE for those of other users.
-    if criu and set(plan.target.uids) - {os.geteuid()}:
-        extra = shim.preload_environment(criu.path)
-        program = "".join(f"{name}={shlex.quote(value)} " for name, value in extra.items()) + program
+    if criu is None or not set(plan.target.uids) - {os.geteuid()}:
+        return ""
+    extra = shim.preload_environment(criu.path)
+    return "".join(f"{name}={shlex.quote(value)} " for name, value in extra.items())
+
+
+def _next(plan: model.Plan, directory: bytes, criu: Criu | None, policy: list[str]) -> list[str]:
+    program = _variables(plan, criu) + _program(criu)
     dump, restore = (
         shell_word(os.path.join(directory, name.encode())) for name in (config.DUMP, config.RESTORE)
     )

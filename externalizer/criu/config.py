@@ -11,6 +11,7 @@ from externalizer.model.text import to_bytes
 DUMP = "dump.conf"
 RESTORE = "restore.conf"
 PLAN = "plan.json"
+ONE_FILE = "dump and restore"
 
 
 def options(pairs: Sequence[tuple[str, str | None]]) -> list[Option]:
@@ -21,11 +22,25 @@ def options(pairs: Sequence[tuple[str, str | None]]) -> list[Option]:
 def _file(plan: Plan, verb: str, pairs: Sequence[tuple[str, str | None]]) -> bytes:
     target = plan.target
     head: list[Comment | Option] = [
-        Comment(f"criu {verb} options, written by externalizer {plan.version}"),
+        Comment(_head(verb)[2:] + plan.version),
         Comment(f"for pid {target.pid} ({target.comm}), started at tick {target.starttime}"),
         Comment(f"plan {plan.digest}"),
     ]
     return render([*head, *options(pairs)])
+
+
+def one_file(plan: Plan, pairs: Sequence[tuple[str, str | None]]) -> bytes:
+    """The text of a file for both, with the options of `plan.onefile`. Raises as the others."""
+    return _file(plan, ONE_FILE, pairs)
+
+
+def is_one_file(text: bytes) -> bool:
+    """Whether this is a file that an earlier run of ours wrote."""
+    return text.startswith(_head(ONE_FILE).encode())
+
+
+def _head(verb: str) -> str:
+    return f"# criu {verb} options, written by externalizer "
 
 
 def dump_conf(plan: Plan) -> bytes:

@@ -76,11 +76,19 @@ def replace_directory(
             os.fsync(parent)
 
 
-def write_file(directory: int | StrOrBytesPath, name: str, data: bytes, mode: int = 0o600) -> None:
+def write_file(
+    directory: int | StrOrBytesPath,
+    name: str,
+    data: bytes,
+    mode: int = 0o600,
+    *,
+    trusted_uids: frozenset[int] | None = None,
+) -> None:
     """Make `name` in `directory`, a descriptor or a path, a file of these bytes; it is on disk on return.
 
     Whoever reads sees the old file or the new one. A symbolic link at `name` is replaced, not followed.
-    Raises UsageError.
+    `trusted_uids`: the directory must be root's, ours or theirs, as for `replace_directory`. Raises
+    UsageError.
     """
     encoded = os.fsencode(name)
     shown = b"" if isinstance(directory, int) else os.fsencode(directory)
@@ -89,6 +97,8 @@ def write_file(directory: int | StrOrBytesPath, name: str, data: bytes, mode: in
     with contextlib.ExitStack() as stack:
         stack.enter_context(fserrors.translated(shown))
         fd = directory if isinstance(directory, int) else stack.enter_context(_opened(directory, shown))
+        if trusted_uids is not None:
+            _check_parent(fd, shown, trusted_uids)
         temporary.sweep(fd)
         with temporary.temporary_file(fd, data, mode) as new:
             os.rename(new, encoded, src_dir_fd=fd, dst_dir_fd=fd)

@@ -48,6 +48,9 @@ class Tables(msgspec.Struct, frozen=True):
     plan: str  # digest of the plan that they belong to
     namespaces: tuple[Table, ...]
     host_groups: tuple[int, ...]
+    marked: tuple[
+        str, ...
+    ] = ()  # mountpoints in the first that a runtime, not the plan, has marked as external
 
 
 class TablesDamaged(ValueError):
@@ -70,12 +73,17 @@ def line_of(mount: Mount) -> Line:
     )
 
 
-def tables_of(plan: str, namespaces: Iterable[tuple[int, Sequence[Mount]]], host: Sequence[Mount]) -> Tables:
+def tables_of(
+    plan: str,
+    namespaces: Iterable[tuple[int, Sequence[Mount]]],
+    host: Sequence[Mount],
+    marked: Sequence[str] = (),
+) -> Tables:
     """Tables from (vpid, mounts) of each namespace, the root's first, and the mounts of criu's namespace."""
     tables = tuple(Table(vpid, tuple(map(line_of, mounts))) for vpid, mounts in namespaces)
     named = {group for table in tables for line in table.lines for group in (line.shared, line.master)} - {0}
     of_host = {group for mount in host for group in (mount.shared, mount.master)}
-    return Tables(SCHEMA, plan, tables, tuple(sorted(named & of_host)))
+    return Tables(SCHEMA, plan, tables, tuple(sorted(named & of_host)), tuple(marked))
 
 
 def mountpoint_of(line: Line) -> bytes:

@@ -184,7 +184,8 @@ def restored_mount(mount: model.MountPlan) -> tuple[str, str | None]:
     return "external", f"{kind}[{mount.key}]:{mount.stage or mount.source}"
 
 
-def _dumped_mount(mount: model.MountPlan) -> list[tuple[str, str | None]]:
+def dumped_mount(mount: model.MountPlan) -> list[tuple[str, str | None]]:
+    """The options by which criu takes a mount for external at dump."""
     if mount.mark is model.Mark.AUTO:
         return [("external", f"mnt[]:{letter}") for letter in mount.letters] or [("external", "mnt[]")]
     if mount.mark is model.Mark.DEVICE:
@@ -233,7 +234,7 @@ def build(
             findings=(*(finding for _, finding in judged), *warnings, *findings),
             dump_options=_once(
                 *both,
-                *(option for mount in mounts for option in _dumped_mount(mount)),
+                *(option for mount in mounts for option in dumped_mount(mount)),
                 *(("external", one.name) for one in descriptors if one.marked),
             ),
             restore_options=_once(*both, *([("root", root)] if root else []), *map(restored_mount, mounts)),

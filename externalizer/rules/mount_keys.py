@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from externalizer.model.process import TaskKey
+
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~/+@,=-")
 
 
@@ -17,6 +21,22 @@ def key(mountpoint: bytes) -> str:
     if mountpoint[:1] != b"/" or mountpoint[1:2] in (b"", b"/"):
         raise ValueError(f"no mountpoint that can have a key: {mountpoint!r}")
     return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in mountpoint[1:])
+
+
+def bound(target: TaskKey, key: str) -> str:
+    """Return the key of a file that may be read for other processes, too: it names the one it is for."""
+    return f"{target.pid}-{target.starttime}/{key}"
+
+
+_BOUND = re.compile(r"([0-9]+)-([0-9]+)/(.+)", re.DOTALL)
+
+
+def bound_to(key: str, of: str) -> TaskKey | None:
+    """The process that `key` names if it is a `bound` one of the key `of`, else None."""
+    found = _BOUND.fullmatch(key)
+    if found is None or found[3] != of:
+        return None
+    return TaskKey(int(found[1]), int(found[2]))
 
 
 def shadows_others(mountpoint: bytes) -> bool:

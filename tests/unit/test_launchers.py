@@ -59,6 +59,17 @@ def test_a_launcher_in_place_says_where_it_was_started(installation: Path) -> No
     assert (installation / "bin/shell").resolve() == Path(launcher)
 
 
+def test_a_direct_program_has_no_launcher(installation: Path) -> None:
+    """runc starts /proc/self/exe again: that must be itself."""
+    unpack.link(str(installation / "root"), PROGRAM, str(installation))
+    assert (installation / "bin/shell").resolve() == (installation / "root" / PROGRAM).resolve()
+    made = manifest.Manifest(name="shell", version="1", suites=("x",), packages=(), programs=(PROGRAM,))
+    manifest.write(made, str(installation))
+    assert manifest.complete(str(installation)) == made
+    (installation / "bin/shell").unlink()
+    assert manifest.complete(str(installation)) is None
+
+
 def test_a_missing_loader_link_is_an_incomplete_installation(installation: Path) -> None:
     unpack.write_launcher(str(installation / "root"), PROGRAM, str(installation))
     made = manifest.Manifest(name="shell", version="1", suites=("x",), packages=(), programs=(PROGRAM,))

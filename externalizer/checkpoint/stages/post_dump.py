@@ -21,6 +21,7 @@ from externalizer.checkpoint import (
     keeping,
     marks,
     mounttables,
+    runtimemarks,
     wanted,
     wishes,
 )
@@ -82,8 +83,9 @@ def _complete(pid: int, images: int) -> None:
                       hint="dump again; if it persists, please report it", transient=True)  # fmt: skip
     if plan.target.own_mount_ns:
         snapshot = native.scan(pid)
+        plan, further = runtimemarks.settle(images, plan, snapshot)
         marks.check(images, plan, snapshot)
-        mounttables.record(images, plan, snapshot)
+        mounttables.record(images, plan, snapshot, further)
     rights = {number for packet in queues.packets for scm in packet.scm for number in scm.rights}
     inheriting.complete(images, files, rights, plan)
     _store(images, files, queues, records, plan)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from externalizer.checkpoint import handback
+from externalizer.checkpoint import handback, once
 from externalizer.checkpoint.artifacts import stored_holding, wanted_plan
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.checkpoint.reconnect import connect_datagrams
@@ -33,6 +33,14 @@ def _greet(tree: Restored, sockets: Sequence[SocketPlan]) -> list[str]:
 
 def run(pid: int, images: int) -> None:
     """Make mounts and sockets of the restored tree of `pid` what the plan says, or raise RestoreFailed."""
+    criu = criu_key()
+    if once.done(criu):
+        return
+    _run(pid, images)
+    once.note(criu)
+
+
+def _run(pid: int, images: int) -> None:
     plan = wanted_plan(images)
     if plan is None:
         if stored_holding(images) is not None:

@@ -32,6 +32,8 @@ def run(pid: int, images: int) -> None:
     """Raise Refused where the dump must not start, else leave the policy in the image directory."""
     key = criu_key()
     criu = key.pid
+    if _done(images, key):
+        return
     _check_directory(images)
     _check_options(criu)
     target = TaskKey(pid, procfs.starttime(pid))
@@ -53,6 +55,16 @@ def run(pid: int, images: int) -> None:
     wishes.store(images, key, policy)
     safefs.write_file(images, POLICY_FILE, pack_policy([], key.pid, key.starttime))
     _warn_of_other_scripts(criu)
+
+
+def _done(images: int, criu: TaskKey) -> bool:
+    """Whether this stage of this very criu is done already: see `checkpoint.once`."""
+    try:
+        wishes.stored(images, criu)
+        os.stat(POLICY_FILE, dir_fd=images, follow_symlinks=False)
+    except (Refused, FileNotFoundError):
+        return False
+    return True
 
 
 def refuse(plan: Plan) -> None:

@@ -39,6 +39,7 @@ class _Recipe:
     probe: Callable[[str], str]
     in_place: bool = False
     libraries: tuple[str, ...] = ()
+    direct: bool = False
 
 
 def _probe_criu(directory: str) -> str:
@@ -81,7 +82,10 @@ def _build(
     unpack.extract(files, root, (work.lock,))
     programs = unpack.matches(root, recipe.programs)
     for program in programs:
-        unpack.write_launcher(root, program, into, recipe.in_place, recipe.libraries)
+        if recipe.direct:
+            unpack.link(root, program, into)
+        else:
+            unpack.write_launcher(root, program, into, recipe.in_place, recipe.libraries)
     made = Manifest(
         name=recipe.name,
         version=next(package.version for package in packages if package.name == recipe.packages[0]),
@@ -175,7 +179,8 @@ def _probe_tool(tool: Tool, directory: str) -> str:
 def ensure_tool(settings: Settings, name: str) -> tuple[Manifest, bool]:
     """Make sure that a tool of `tools.TOOLS` is in the prefix; say whether it was installed just now.
 
-    It comes from the machine's own release. Raises `UsageError` for an unknown name, else as `install_criu`.
+    It comes from the machine's own release, unless `tools.TOOLS` names another. Raises `UsageError` for an
+    unknown name, else as `install_criu`.
     """
     tool = TOOLS.get(name)
     if tool is None:
@@ -192,7 +197,12 @@ def ensure_tool(settings: Settings, name: str) -> tuple[Manifest, bool]:
         lambda directory: _probe_tool(tool, directory),
         tool.in_place,
         tool.libraries,
+        tool.direct,
     )
     with _work(settings) as work:
-        suites = archive.update_own(work.apt, archive.machine_sources(work.apt))
+        sources = archive.machine_sources(work.apt)
+        if tool.suite:
+            suites = archive.update_suite(work.apt, sources, tool.suite)
+        else:
+            suites = archive.update_own(work.apt, sources)
         return _install(work, recipe, work.apt.resolve(tool.packages), suites), True

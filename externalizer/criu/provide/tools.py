@@ -16,6 +16,9 @@ class Tool:
 
     `probe` shows that the first runs. `in_place`: the launchers stand where the programs were.
     `libraries` are shell patterns of directories in which the programs look for libraries besides.
+    `direct`: no launchers, but links to the programs, which run by the machine's own loader and libraries:
+    for programs that start themselves again by /proc/self/exe, which a launcher would make the loader.
+    `suite`: of Debian, that they come from; the machine's own release otherwise.
     """
 
     packages: tuple[str, ...]
@@ -23,6 +26,8 @@ class Tool:
     probe: tuple[str, ...] = ("--version",)
     in_place: bool = False
     libraries: tuple[str, ...] = ()
+    direct: bool = False
+    suite: str = ""
 
     def has(self, programs: Sequence[str]) -> bool:
         """Say whether these are the programs that the patterns mean."""
@@ -43,4 +48,8 @@ TOOLS: dict[str, Tool] = {
     ),
     "mke2fs": Tool(("e2fsprogs",), ("*sbin/mke2fs",), probe=("-V",)),
     "dbus": Tool(("dbus-daemon",), ("usr/bin/dbus-daemon",)),
+    # Of its libraries apt itself needs libseccomp: every Debian has it.
+    "runc": Tool(("runc",), ("usr/sbin/runc",), direct=True),
+    # Of Debian's releases only the unstable one has, so far, a crun and a libcriu that know option files.
+    "crun": Tool(("crun", "libcriu2"), ("usr/bin/crun",), suite="unstable"),
 }

@@ -208,6 +208,22 @@ def write_launcher(
     return path
 
 
+def link(root: str, program: str, directory: str) -> None:
+    """Let bin/ of `directory` name the program itself, for one that must not be run by a launcher.
+
+    loader/ names the loader of the machine that will run it. Raises `Unsupported`.
+    """
+    name = os.path.basename(program)
+    try:
+        real = resolve(root, program)
+        loader = interpreter(real)
+    except (OSError, ValueError) as error:
+        raise Unsupported(f"the packages hold no usable {program}: {error}") from error
+    for part, target in (("bin", os.path.relpath(real, os.path.join(directory, "bin"))), ("loader", loader)):
+        os.makedirs(os.path.join(directory, part), mode=0o755, exist_ok=True)
+        os.symlink(target, os.path.join(directory, part, name))
+
+
 def _free_place(real: str, path: str, in_place: bool) -> str:
     """Make room for a launcher; return where it goes: `path`, or in place of the program `real`."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
