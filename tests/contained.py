@@ -27,7 +27,13 @@ class Inside(Puppet):
     """A puppet that is the init of a container; `directory` is bound to /orders inside."""
 
     def __init__(
-        self, directory: Path, make: MakeContainer, binds: list[Bind], uid: int = USER, userns: int = 0
+        self,
+        directory: Path,
+        make: MakeContainer,
+        binds: list[Bind],
+        uid: int = USER,
+        userns: int = 0,
+        also: str = "",
     ) -> None:
         directory.mkdir()
         (directory / "orders").write_text("")
@@ -39,7 +45,7 @@ class Inside(Puppet):
         self._children = []
         command = [sys.executable, "-I", "-S", "/puppet.py", "/orders", *map(str, (uid, GROUP, *EXTRA))]
         fixed = [Bind(directory, "/orders", writable=True), Bind(PROGRAM, "/puppet.py"), *interpreter()]
-        self.container = make(command, binds=[*fixed, *binds], userns=userns)
+        self.container = make(command, binds=[*fixed, *binds], userns=userns, also=also)
         self.container.__enter__()
         self.pid = self.container.pid
         assert self.ask("_ = os.getpid()") == 1
@@ -59,11 +65,16 @@ class Inside(Puppet):
 
 @contextmanager
 def inside(
-    place: Path, make: MakeContainer, binds: list[Bind], uid: int = USER, userns: int = 0
+    place: Path,
+    make: MakeContainer,
+    binds: list[Bind],
+    uid: int = USER,
+    userns: int = 0,
+    also: str = "",
 ) -> Iterator[Inside]:
-    """A container with a puppet; `userns` as of Container."""
+    """A container with a puppet; `userns` and `also` as of Container."""
     adopt_orphans()
-    one = Inside(place / "orders", make, binds, uid, userns)
+    one = Inside(place / "orders", make, binds, uid, userns, also)
     try:
         yield one
     finally:

@@ -102,7 +102,7 @@ class Container(Launched):
     Its root directory is made below `directory`: the host's /usr and its like and /etc read-only, a /proc of
     its own, tmpfs on /tmp and /dev, and `binds`. `slave`: mounts stay slaves of the host's shared ones.
     `userns`: in a user namespace of its own, whose id 0 is this one outside; 0 = none. `bare`: nothing of the
-    host's is bound but `binds`.
+    host's is bound but `binds`. `also`: letters of further namespaces, see there.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Container(Launched):
         slave: bool = False,
         userns: int = 0,
         bare: bool = False,
+        also: str = "",
     ) -> None:
         self.root = directory / "root"
         own = skeleton(self.root)
@@ -127,7 +128,10 @@ class Container(Launched):
             mounts += ["--rw" if bind.writable else "--ro", bind.source, bind.inside]
         slave_flag = ["--slave"] if slave else []
         userns_flag = ["--userns", str(userns)] if userns else []
-        super().__init__([program, *slave_flag, *userns_flag, *mounts, self.root, str(uid), *command])
+        also_flag = ["--also", also] if also else []
+        super().__init__(
+            [program, *slave_flag, *userns_flag, *also_flag, *mounts, self.root, str(uid), *command]
+        )
 
 
 def skeleton(root: Path) -> list[Bind]:

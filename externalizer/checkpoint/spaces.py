@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 
 from externalizer.errors import TargetGone
 from externalizer.kernel import credentials, namespaces
@@ -11,6 +12,9 @@ from externalizer.model.process import Task
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable
 
+# Kinds of which criu can restore one for the whole tree; "time_for_children" is that of future children.
+_ONE_FOR_ALL = ("user", "pid", "ipc", "uts", "cgroup", "time", "time_for_children")
+
 
 def findings(snapshot: Snapshot) -> Iterator[Finding]:
     """Refusals, by where the tree's tasks are and where we, and so criu, are."""
@@ -18,6 +22,7 @@ def findings(snapshot: Snapshot) -> Iterator[Finding]:
     ours = {kind: namespaces.own_inode(kind) for kind in ("net", "user", "mnt", "pid")}
     if root.net_ns == ours["net"]:
         yield from _nested(snapshot, root)
+    yield from _subordinate(snapshot, root)
     if root.user_ns and root.user_ns != ours["user"]:
         yield from _unowned(root, root.mnt_ns == ours["mnt"], root.pid_ns == ours["pid"])
 
@@ -26,11 +31,9 @@ def _nested(snapshot: Snapshot, root: Task) -> Iterator[Finding]:
     """criu makes net namespaces for a tree only below one of its root's own: prepare_pstree_kobj_ids()."""
     others = [task for task in snapshot.leaders() if task.net_ns not in (0, root.net_ns) and not task.gone]
     if others:
-        named = ", ".join(f"{printable(task.comm)}[{task.tgid}]" for task in others[:3])
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         yield Finding(
             rule="netns-nested",
-            subject=f"{named}{more}",
+            subject=_names(others),
             place=Place.INSIDE,
             verdict=Verdict.REFUSED,
             evidence="in another net namespace than the tree's root, which is in criu's own: criu would dump "
@@ -38,6 +41,48 @@ def _nested(snapshot: Snapshot, root: Task) -> Iterator[Finding]:
             remedy="dump a tree whose root has a net namespace of its own, too",
             doc="docs/rules.md#netns-nested",
         )
+
+
+def _subordinate(snapshot: Snapshot, root: Task) -> Iterator[Finding]:
+    """criu saves these kinds for the root task alone: generate_ns_id(), CLONE_SUBNS in criu/namespaces.c."""
+    try:
+        of_root = {
+            kind: namespaces.inode(root.key.pid, kind.removesuffix("_for_children"))
+            for kind in _ONE_FOR_ALL
+            if _exists(kind)
+        }
+    except TargetGone:
+        return
+    for kind, expected in of_root.items():
+        others = [task for task in snapshot.leaders() if _other(task, kind, expected)]
+        if others:
+            yield Finding(
+                rule="namespace-nested",
+                subject=_names(others),
+                place=Place.INSIDE,
+                verdict=Verdict.REFUSED,
+                evidence=f"in another {kind} namespace than the tree's root: criu saves one for all",
+                remedy="dump the processes in it as a tree of their own, or end them",
+                doc="docs/rules.md#namespace-nested",
+            )
+
+
+def _exists(kind: str) -> bool:
+    return os.path.lexists(f"/proc/self/ns/{kind}")
+
+
+def _other(task: Task, kind: str, expected: int) -> bool:
+    if task.gone or task.zombie:
+        return False
+    try:
+        return namespaces.inode(task.key.pid, kind) != expected
+    except (TargetGone, PermissionError):
+        return False  # it ends, or the scan has already told that it can't be read
+
+
+def _names(tasks: Sequence[Task]) -> str:
+    named = ", ".join(f"{printable(task.comm)}[{task.tgid}]" for task in tasks[:3])
+    return named + (f" and {len(tasks) - 3} more" if len(tasks) > 3 else "")
 
 
 def _unowned(root: Task, shares_mounts: bool, shares_pids: bool) -> Iterator[Finding]:

@@ -3,10 +3,11 @@
  * Starts a command as the init of a small container: own pid and mount namespace, root directory by
  * pivot_root(2), new /proc, tmpfs on /tmp and /dev, a session of its own, no descriptor but /dev/null.
  *
- * contain [--slave] [--userns BASE] [--ro SOURCE TARGET | --rw SOURCE TARGET]... ROOT UID COMMAND [ARGUMENT]...
+ * contain [--slave] [--userns BASE] [--also LETTERS] [--ro SOURCE TARGET | --rw SOURCE TARGET]... ROOT UID COMMAND [ARGUMENT]...
  *
  * The targets must exist below ROOT. With --userns also in a user namespace of its own, where ids from 0 to
- * 65535 are those from BASE on outside, and UID is one of them. Once the command runs, its pid goes to stdout, which is closed. Ends
+ * 65535 are those from BASE on outside, and UID is one of them. LETTERS are further namespaces: c (cgroup),
+ * i (ipc), n (net), u (uts). Once the command runs, its pid goes to stdout, which is closed. Ends
  * with the command, and ends it when its own parent dies.
  */
 #define _GNU_SOURCE
@@ -30,6 +31,7 @@
 
 static pid_t init_pid;
 static unsigned int userns_base; /* 0 = no user namespace */
+static unsigned long further; /* CLONE_NEW* */
 
 static void fail(const char *what, const char *which)
 {
@@ -179,6 +181,12 @@ int main(int argc, char **argv)
 		userns_base = (unsigned int)atoi(rest[1]);
 		rest += 2;
 	}
+	if (rest[0] && rest[1] && !strcmp(*rest, "--also")) {
+		for (const char *letter = rest[1]; *letter; letter++)
+			further |= *letter == 'c' ? CLONE_NEWCGROUP : *letter == 'i' ? CLONE_NEWIPC :
+				   *letter == 'n' ? CLONE_NEWNET : CLONE_NEWUTS;
+		rest += 2;
+	}
 	argv = rest;
 	while (*rest && !strncmp(*rest, "--r", 3) && rest[1] && rest[2])
 		rest += 3;
@@ -187,7 +195,7 @@ int main(int argc, char **argv)
 	if (pipe2(status, O_CLOEXEC) || pipe2(mapped, O_CLOEXEC))
 		fail("pipe2", "");
 	init_pid = (pid_t)syscall(SYS_clone,
-				  CLONE_NEWNS | CLONE_NEWPID | (userns_base ? CLONE_NEWUSER : 0) | SIGCHLD, 0, 0, 0, 0);
+				  CLONE_NEWNS | CLONE_NEWPID | further | (userns_base ? CLONE_NEWUSER : 0) | SIGCHLD, 0, 0, 0, 0);
 	if (init_pid < 0)
 		fail("clone", "");
 	if (!init_pid && userns_base)
