@@ -84,7 +84,6 @@ ALLOWED = {
     "post-restore": _ALWAYS | _MOUNTS | _GREETINGS | {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.inherited",
         "externalizer.checkpoint.mounttables", "externalizer.model.descriptor", "externalizer.scan.fdinfo",
-        "externalizer.checkpoint.handback", "externalizer.checkpoint.mounttables",
         "externalizer.checkpoint.once", "externalizer.kernel.privatedir",
         "externalizer.checkpoint.peergroups", "externalizer.checkpoint.reconnect",
         "externalizer.checkpoint.restored", "externalizer.checkpoint.settings",

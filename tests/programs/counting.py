@@ -1,6 +1,6 @@
 """A filter: numbers the lines of its standard input, until their end. Usage: counting.py PIDFILE [WAIT]
 
-Reads byte by byte: it has read nothing but what it has written. With WAIT it reads only once that file exists.
+Reads byte by byte: it has read nothing but what it has written. With WAIT it begins once that exists.
 """
 
 import os
