@@ -27,9 +27,9 @@ from externalizer.rules.mount_sources import HostMounts
 
 __all__ = ["MountNeed", "MountVerdict", "MountView", "judge"]
 
-# Restored as new instances although the tree's were the host's own.
+# Restored as new instances although the tree's were the host's own; in a user namespace criu may not mount
+# most others either.
 _CUT_OFF = frozenset({b"tmpfs", b"devpts", b"overlay"})
-_CUT_OFF_IN_USER_NS = frozenset({b"debugfs", b"securityfs", b"pstore", b"devtmpfs", b"fusectl"})
 _CUT_OFF_BY_NAMESPACE = {b"proc": "pid", b"sysfs": "net", b"mqueue": "ipc"}
 _MEMORY_ONLY = frozenset({b"tmpfs", b"ramfs"})
 _WITHOUT_CONTENTS = frozenset({b"proc", b"sysfs", b"mqueue", b"devpts"})  # hidden, one is as good as another
@@ -216,7 +216,8 @@ class _Judge:
             return MountNeed(
                 mount, MountVerdict.REBUILD, reason, outside=outside, doc="mounts#overlay-inside"
             )
-        if kind in _OPENED and mount.mnt_id in self._hidden and "user" in self._view.namespaces:
+        may_be_locked = outside and mount.mnt_id in self._hidden and "user" in self._view.namespaces
+        if may_be_locked and kind in _OPENED:
             reason = "another mount hides it, and criu may not lift that in a user namespace"
             return refusal(mount, reason, "hidden", outside=outside)
         return MountNeed(mount, MountVerdict.INSIDE, "criu makes it again", outside=outside)
@@ -241,6 +242,9 @@ class _Judge:
         if shadows_others(mount.mountpoint):
             text = "its mountpoint holds `]:`, which criu would take for the end of another one's name"
             return refusal(mount, f"{reason}; {text}", "bracket", outside=outside)
+        if mount.mnt_id in self._hidden and mount.mnt_id not in self._stacks:
+            text = "another mount hides it, so that it can't be compared with the host's"
+            return refusal(mount, f"{reason}; {text}", "hidden", outside=outside)
         found = self._sources(mount)
         if not found and self._host.sources(mount):
             return self._master_gone(mount)
@@ -298,16 +302,14 @@ class _Judge:
 
     def _cut_off(self, mount: Mount) -> str:
         kind = base_type(mount)
-        own = self._view.namespaces
-        needed = _CUT_OFF_BY_NAMESPACE.get(kind)
-        lost = (
-            kind in _CUT_OFF
-            or (kind in _CUT_OFF_IN_USER_NS and "user" in own)
-            or (needed is not None and needed in own)
-        )
-        if not lost or self._table.root_of(mount) != b"/":
+        if self._table.root_of(mount) != b"/" or not is_known(mount):
             return ""
-        return f"unmarked, the host's {kind.decode('ascii', 'replace')} would become a private one"
+        name = kind.decode("ascii", "replace")
+        if kind in _CUT_OFF or _CUT_OFF_BY_NAMESPACE.get(kind) in self._view.namespaces:
+            return f"unmarked, the host's {name} would become a private one"
+        if "user" in self._view.namespaces:
+            return f"unmarked, the host's {name} would have to be mounted anew in a user namespace"
+        return ""
 
 
 def _why(failure: Failure | None) -> str:

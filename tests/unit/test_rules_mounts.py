@@ -16,7 +16,7 @@ from externalizer.rules.mount_sources import HostMounts
 from externalizer.rules.mounts import MountNeed, MountVerdict, MountView, judge
 
 HOST, ROOT, NESTED = 100, 200, 300
-EXT4, TMPFS, PROC, PRIVATE = 1, 2, 3, 4
+EXT4, TMPFS, PROC, MQUEUE, PRIVATE = 1, 2, 3, 5, 6
 
 _ids = iter(range(1, 1 << 30))
 
@@ -151,6 +151,9 @@ def test_slaves_of_the_host_must_be_marked() -> None:
         (b"mqueue", "ipc", MountVerdict.SHOULD),
         (b"debugfs", "", MountVerdict.INSIDE),
         (b"debugfs", "user", MountVerdict.SHOULD),
+        (b"proc", "user", MountVerdict.SHOULD),
+        (b"cgroup2", "", MountVerdict.INSIDE),
+        (b"cgroup2", "user", MountVerdict.SHOULD),
     ],
 )
 def test_what_would_silently_be_cut_off(fstype: bytes, namespaces: str, verdict: MountVerdict) -> None:
@@ -300,7 +303,10 @@ def test_what_restores_wrongly_or_never_is_refused() -> None:
     below = stack(*(mount(b"/s", PRIVATE, fstype=b"tmpfs") for _ in range(2)))
     assert docs(*below, in_use=frozenset({below[0].mnt_id})) == {"hidden-in-use"}
     assert docs(*below, in_use=frozenset({below[1].mnt_id})) == set()
-    assert docs(*below, namespaces=frozenset({"user"})) == {"hidden"}
+    locked = stack(mount(b"/s", MQUEUE, fstype=b"mqueue"), mount(b"/s", PRIVATE, fstype=b"tmpfs"))
+    hosts = (*HOST_MOUNTS, mount(b"/dev/mqueue", MQUEUE, fstype=b"mqueue", ns=HOST))
+    assert docs(*locked, host=hosts) == set()
+    assert docs(*locked, host=hosts, namespaces=frozenset({"user"})) == set()  # criu makes a new one
     assert docs(mount(b"/t", PRIVATE, fstype=b"tracefs")) == {"tracefs"}
     assert docs(replace(mount(b"/o", PRIVATE, fstype=b"tmpfs"), options=b"rw,idmapped")) == {"lost-option"}
     assert docs(mount(b"/o", PRIVATE, fstype=b"overlay")) == {"overlay-inside"}
