@@ -78,7 +78,8 @@ class _Judge:
         self._find_automatic()
         everything = Marks(self._required.mounts | self._shared.keys(), self._required.devices)
         self._circles = {mount.mnt_id for mount in mount_layout.two_sources(self._table, everything)}
-        self._bare = mount_layout.lost_options(self._table, self._with_stacks(everything))
+        bound = Marks(self._with_stacks(everything).mounts | self._auto.keys())
+        self._bare = mount_layout.lost_options(self._table, bound, self._host.options)
 
     def _with_stacks(self, marks: Marks) -> Marks:
         """criu marks whatever else is on a marked mountpoint."""
@@ -176,7 +177,7 @@ class _Judge:
         top = stack[-1]
         marked = [one for one in stack if needs[one.mnt_id].key]
         if not marked:
-            return needs
+            return needs | {one.mnt_id: self._unconfirmed(needs[one.mnt_id]) for one in stack[:-1]}
         if len({(self._table.superblock_of(one), self._table.root_of(one)) for one in stack}) == 1:
             covered = "marked together with the one on top of it"
             found = {one.mnt_id: MountNeed(one, MountVerdict.COVERED, covered) for one in stack}
@@ -186,6 +187,12 @@ class _Judge:
             return needs | {one.mnt_id: MountNeed(one, MountVerdict.INSIDE, reason) for one in marked}
         reason = "several mounts are stacked on this mountpoint: criu would restore the wrong content"
         return {one.mnt_id: refusal(one, reason, "stacked") for one in stack}
+
+    def _unconfirmed(self, need: MountNeed) -> MountNeed:
+        if need.verdict is not MountVerdict.AUTO:
+            return need
+        reason = "another mount hides it, so that what criu finds on the host can't be compared with it"
+        return refusal(need.mount, reason, "hidden", outside=need.outside)
 
     def _may_be_new(self, need: MountNeed) -> bool:
         kind = base_type(need.mount) if need.mount else b""

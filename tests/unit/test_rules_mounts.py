@@ -263,6 +263,14 @@ def test_what_only_a_nested_namespace_has_is_left_to_criu() -> None:
     assert one(found, b"/e").verdict == one(found, b"/shm").verdict == MountVerdict.AUTO
     assert one(found, b"/e").candidates == (b"/srv/elsewhere",)
     assert one(found, b"/data").verdict == MountVerdict.MUST
+    twice = stack(*(mount(b"/e", root=b"/srv/elsewhere", ns=NESTED) for _ in range(2)))
+    below, top = judge(view(ROOTFS, nested={NESTED: [root, *twice]}))[-2:]
+    assert (below.doc, top.verdict) == ("mounts#hidden", MountVerdict.AUTO)
+    read_only = [
+        replace(each, options=b"ro") for each in (data, mount(b"/data", root=b"/srv/data", ns=NESTED))
+    ]
+    lost = judge(view(ROOTFS, read_only[0], nested={NESTED: [root, elsewhere, read_only[1]]}))
+    assert {need.doc for need in lost if need.refuses} == {"mounts#lost-option"}
     group = mount(b"/g", root=b"/srv/g", ns=NESTED, master=4)
     assert one(judge(view(ROOTFS, nested={NESTED: [root, group]})), b"/g").refuses
     host = (mount(b"/", ns=HOST, shared=4), *HOST_MOUNTS[1:])
@@ -317,6 +325,8 @@ def test_what_restores_wrongly_or_never_is_refused() -> None:
     ]
     peers = [mount(b"/", ns=HOST, shared=1), mount(b"/again", ns=HOST, shared=2)]
     assert docs(*read_only, host=(*peers, *HOST_MOUNTS[1:])) == {"lost-option"}
+    bare_host = [replace(each, options=b"ro,relatime") for each in peers]
+    assert docs(*read_only, host=(*bare_host, *HOST_MOUNTS[1:])) == set()  # they have it from the source
     writable = [replace(each, options=b"rw,relatime") for each in read_only]
     assert docs(*writable, host=(*peers, *HOST_MOUNTS[1:])) == set()
     twice = [mount(b"/x", PRIVATE + n, fstype=b"tmpfs") for n in range(2)]
