@@ -46,8 +46,9 @@ class Made:
 class Host:
     """What containers are made of: directories and file systems of the host, mounted below `place`.
 
-    plain (a directory), shared and again (one tmpfs, in one peer group), slave (of shared), private (a
-    tmpfs), layers (an overlay), ram (a ramfs: criu doesn't know its kind), secret (a tmpfs with a file that
+    plain (a directory), shared and again (one tmpfs, in one peer group), slave (of shared), other (the same
+    in a peer group of its own), private (a tmpfs), layers (an overlay), ram (a ramfs: criu doesn't know its
+    kind), secret (a tmpfs with a file that
     root of a user namespace can't read), and root, the containers' root directory.
     """
 
@@ -67,9 +68,11 @@ class Host:
             self._furnish(self.place / name)
         (self.place / "secret" / "file").chmod(0o600)
         self._run("mount", "--make-shared", self.place / "shared")
-        for name in ("again", "slave"):
+        for name in ("again", "slave", "other"):
             self._run("mount", "--bind", self.place / "shared", self._mountpoint(name))
         self._run("mount", "--make-slave", self.place / "slave")
+        for word in ("--make-private", "--make-shared"):
+            self._run("mount", word, self.place / "other")
         options = f"lowerdir={self.place}/plain,upperdir={layers[0]},workdir={layers[1]}"
         self._run("mount", "-t", "overlay", "-o", options, "layers", self._mountpoint("layers"))
         self._root()
