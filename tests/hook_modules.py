@@ -85,6 +85,7 @@ ALLOWED = {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.inherited",
         "externalizer.checkpoint.mounttables", "externalizer.model.descriptor", "externalizer.scan.fdinfo",
         "externalizer.checkpoint.once", "externalizer.kernel.privatedir",
+        "externalizer.checkpoint.mountoptions",
         "externalizer.checkpoint.peergroups", "externalizer.checkpoint.reconnect",
         "externalizer.checkpoint.restored", "externalizer.checkpoint.settings",
         "externalizer.checkpoint.stages.post_restore", "externalizer.checkpoint.targets",

@@ -31,9 +31,9 @@ def join_again(tree: Restored, tables: Tables, plan: Plan) -> list[str]:
     groups = _groups(tables, plan, host)
     problems: list[str] = []
     for table in tables.namespaces:
-        pairs = [(was, now) for was, now in _pairs(tree, table) if was.shared in lost]
+        ours = [(was, now) for was, now in pairs(tree, table) if was.shared in lost]
         wanted = []
-        for was, now in pairs:
+        for was, now in ours:
             found = groups.get(was.shared)
             if found is None:
                 problems.append(f"{was.mountpoint}: its source on the host is in no peer group now")
@@ -44,7 +44,7 @@ def join_again(tree: Restored, tables: Tables, plan: Plan) -> list[str]:
     return problems
 
 
-def _pairs(tree: Restored, table: Table) -> Iterator[Pair]:
+def pairs(tree: Restored, table: Table) -> Iterator[Pair]:
     """By mountpoint, of stacked ones in order."""
     task = next((one for one in tree.snapshot.leaders() if not one.gone and one.vpid == table.vpid), None)
     if task is None:

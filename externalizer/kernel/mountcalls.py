@@ -80,6 +80,30 @@ def set_propagation(fd: int, propagation: int) -> None:
     _call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
 
 
+# MOUNT_ATTR_* of linux/mount.h, by their names in mountinfo. Times of access are left alone.
+_ATTRIBUTES = {
+    b"ro": 0x1, b"nosuid": 0x2, b"nodev": 0x4, b"noexec": 0x8, b"nodiratime": 0x80, b"nosymfollow": 0x200000,
+}  # fmt: skip
+
+
+def attributes(options: bytes) -> int:
+    """The MOUNT_ATTR_* bits of a mount's options in mountinfo, of those that `set_attributes` takes."""
+    bits = 0
+    for option in options.split(b","):
+        bits |= _ATTRIBUTES.get(option, 0)
+    return bits
+
+
+def set_attributes(fd: int, bits: int) -> None:
+    """Give the mount whose root the descriptor is these attributes, too (mount_setattr(2), Linux 5.12).
+
+    The mount must be in the caller's mount namespace. Raises OSError.
+    """
+    attr = _MountAttr(attr_set=bits)
+    size = ctypes.c_size_t(ctypes.sizeof(attr))
+    _call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
+
+
 def join_group(fd: int, of: int) -> None:
     """Make a private mount a peer, or another slave, of what the mount `of` is one of (Linux 5.15).
 

@@ -60,8 +60,9 @@ def _run(pid: int, images: int) -> None:
 
 
 def _mounts(pid: int, images: int, plan: Plan) -> None:
-    """Join the peer groups of the host again, then compare all mount tables with those of the dump."""
+    """Join the host's peer groups and set lost options again, then compare all tables with the dump's."""
     from externalizer.checkpoint import (
+        mountoptions,
         mounttables,
         peergroups,
         staging,
@@ -70,7 +71,7 @@ def _mounts(pid: int, images: int, plan: Plan) -> None:
     staging.remove(plan, criu_key())
     tables = mounttables.stored(images)
     with Restored(pid) as tree:
-        lost = peergroups.join_again(tree, tables, plan)
+        lost = peergroups.join_again(tree, tables, plan) + mountoptions.set_again(tree, tables)
         tree.refresh()
         found = mounttables.changes(tree, tables, plan, pid)
     for line in (*lost, *found.told):
