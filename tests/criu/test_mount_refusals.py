@@ -6,6 +6,7 @@ import contextlib
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -214,3 +215,20 @@ def test_a_restore_that_never_ends(host: Host, criu: Criu) -> None:
                 assert f"killed by signal {int(signal.SIGKILL)}" in (criu.images / "restore.log").read_text()
             finally:
                 restore.kill()
+
+
+def test_a_program_that_has_left_its_mount_namespace(criu: Criu) -> None:
+    """Its executable is on a mount of the old one, which criu can't look up."""
+    program = "import ctypes, sys; print(ctypes.CDLL(None).unshare(0x20000), flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", program],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"0\n"
+            assert "mount-foreign" in _refusals(process.pid)
+            dumped = criu.dump(process.pid, b"", "--external=mnt[]:ms")
+            assert dumped.status != 0 and process.poll() is None
+            assert "Can't lookup mount=" in dumped.errors
+        finally:
+            process.kill()
