@@ -13,6 +13,7 @@ import os
 MS_NOSUID, MS_NODEV = 2, 4
 AT_EMPTY_PATH = 0x1000
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _OPEN_TREE_CLONE = 1
@@ -74,7 +75,10 @@ def attach(tree: int, target: int) -> None:
 
 
 def set_propagation(fd: int, propagation: int) -> None:
-    """Give the mount whose root the descriptor is MS_PRIVATE or MS_SHARED (Linux 5.12). Raises OSError."""
+    """Make the mount whose root the descriptor is MS_PRIVATE, MS_SLAVE or MS_SHARED (Linux 5.12).
+
+    Raises OSError.
+    """
     attr = _MountAttr(propagation=propagation)
     size = ctypes.c_size_t(ctypes.sizeof(attr))
     _call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
