@@ -83,6 +83,7 @@ ALLOWED = {
     },
     "post-restore": _ALWAYS | _MOUNTS | _GREETINGS | {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.inherited",
+        "externalizer.checkpoint.mountoptions", "externalizer.checkpoint.restoredmounts",
         "externalizer.checkpoint.mounttables", "externalizer.model.descriptor", "externalizer.scan.fdinfo",
         "externalizer.checkpoint.once", "externalizer.kernel.privatedir",
         "externalizer.checkpoint.peergroups", "externalizer.checkpoint.reconnect",

@@ -27,7 +27,7 @@ def check(images: int, plan: Plan, snapshot: Snapshot) -> None:
     """
     dumped = mountsimage.mounts(images)
     _same_mounts(dumped, snapshot)
-    marked = {mnt_id: one.marked for mnt_id, one in dumped.items() if one.marked is not None}
+    marked = mountsimage.external(dumped)
     own = snapshot.mounts(snapshot.task(plan.target.pid).mnt_ns)
     ids = {mount.mountpoint: mount.mnt_id for mount in own}
     problems = [

@@ -9,28 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
+from externalizer.checkpoint import restoredmounts
 from externalizer.checkpoint.restored import Restored
-from externalizer.errors import ExternalizerError
-from externalizer.kernel import mountcalls, namespaces
+from externalizer.checkpoint.restoredmounts import Member
+from externalizer.kernel import mountcalls
 from externalizer.model.mount import Mount
-from externalizer.model.mounttable import Line, Table, Tables, mountpoint_of
+from externalizer.model.mounttable import Line, Tables
 from externalizer.model.plan import Plan
 from externalizer.model.text import printable, to_bytes
 from externalizer.scan import mountinfo, mountsource
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A mount as it was and as it is now; `root` is an O_PATH descriptor of it, `ns` of its namespace."""
-
-    was: Line
-    now: Mount
-    root: int
-    ns: int
 
 
 def join_again(tree: Restored, tables: Tables, plan: Plan, *, same_boot: bool) -> list[str]:
@@ -44,9 +34,11 @@ def join_again(tree: Restored, tables: Tables, plan: Plan, *, same_boot: bool) -
     with contextlib.ExitStack() as stack:
         host, problems = _host_peers(tables, plan, lost, same_boot=same_boot, stack=stack)
         below = _below(tables, frozenset(host))
-        members: list[_Member] = []
+        members: list[Member] = []
         for table in tables.namespaces:
-            opened, failed = _opened(tree, table, below, stack)
+            opened, failed = restoredmounts.opened(
+                tree, table, lambda was, _: bool({was.shared, was.master} & below), stack
+            )
             members += opened
             problems += failed
         return problems + _rebuilt(members, host)
@@ -126,105 +118,45 @@ def _root_of(mount: Mount) -> int:
     return fd
 
 
-def _opened(
-    tree: Restored, table: Table, groups: frozenset[int], stack: contextlib.ExitStack
-) -> tuple[list[_Member], list[str]]:
-    """The mounts of a namespace that are in these groups or slaves of them."""
-    pairs = [(was, now) for was, now in _pairs(tree, table) if {was.shared, was.master} & groups]
-    if not pairs:
-        return [], []
-    task = next(one for one in tree.snapshot.leaders() if not one.gone and one.vpid == table.vpid)
-    ns = os.open(f"/proc/{task.key.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    stack.callback(os.close, ns)
-    members, problems = [], []
-    try:
-        roots = namespaces.run_in({"mnt": ns}, lambda: [_open(now.mountpoint) for _, now in pairs])
-    except (OSError, ExternalizerError) as error:
-        return [], [f"the mount namespace of pid {table.vpid} can't be entered: {error}"]
-    for (was, now), root in zip(pairs, roots, strict=True):
-        if isinstance(root, OSError):
-            problems.append(f"{was.mountpoint}: it can't be joined again: {root.strerror}")
-            continue
-        stack.callback(os.close, root)
-        if mountsource.mount_id(root) == now.mnt_id:
-            members.append(_Member(was, now, root, ns))
-        else:
-            problems.append(f"{was.mountpoint}: it can't be joined again: another mount hides it")
-    return members, problems
-
-
-def _open(mountpoint: bytes) -> int | OSError:
-    try:
-        return mountsource.open_exactly(b"/", mountpoint)
-    except OSError as error:
-        return error
-
-
-def _pairs(tree: Restored, table: Table) -> Iterator[tuple[Line, Mount]]:
-    """By mountpoint, of stacked ones in order."""
-    task = next((one for one in tree.snapshot.leaders() if not one.gone and one.vpid == table.vpid), None)
-    if task is None:
-        return
-    now: dict[bytes, list[Mount]] = {}
-    for mount in tree.snapshot.mounts(task.mnt_ns):
-        now.setdefault(mount.mountpoint, []).append(mount)
-    for line in table.lines:
-        left = now.get(mountpoint_of(line))
-        if left:
-            yield line, left.pop(0)
-
-
-def _rebuilt(members: Sequence[_Member], host: dict[int, list[tuple[Mount, int]]]) -> list[str]:
+def _rebuilt(members: Sequence[Member], host: dict[int, list[tuple[Mount, int]]]) -> list[str]:
     """Make all private, then give each its peers and master again, masters before their slaves."""
-    problems: list[str] = []
-    for member in members:
-        problems += _tried(member, partial(_set, member, mountcalls.MS_PRIVATE))
+    failed = [(member, member.change(_make_private)) for member in members]
     groups = {group: [fd for _, fd in peers] for group, peers in host.items()}
     left = sorted(members, key=lambda member: len(member.now.root))  # the widest first: others copy from it
     while left:
         ready = [one for one in left if one.was.shared in host or one.was.master in groups]
         if not ready:
-            return problems + [f"{one.was.mountpoint}: its master is missing" for one in left]
+            failed += [(one, "its master is missing") for one in left]
+            break
         for member in ready:
-            problems += _tried(member, partial(_join, member, groups))
+            failed.append((member, member.change(partial(_join, member.was, groups))))
             if member.was.shared:
                 groups.setdefault(member.was.shared, []).append(member.root)
         left = [one for one in left if one not in ready]
-    return problems
+    return [f"{one.was.mountpoint}: it can't be joined again: {reason}" for one, reason in failed if reason]
 
 
-def _join(member: _Member, groups: dict[int, list[int]]) -> None:
+def _make_private(root: int) -> None:
+    mountcalls.set_propagation(root, mountcalls.MS_PRIVATE)
+
+
+def _join(was: Line, groups: dict[int, list[int]], root: int) -> None:
     """Copy the group from a peer, or become a slave of the master, and the first of a new group."""
-    shared, master = member.was.shared, member.was.master
-    if shared in groups:
-        _copy(member, groups[shared])
+    if was.shared in groups:
+        _copy(groups[was.shared], root)
         return
-    _copy(member, groups[master])
-    _set(member, mountcalls.MS_SLAVE)
-    if shared:
-        _set(member, mountcalls.MS_SHARED)
+    _copy(groups[was.master], root)
+    mountcalls.set_propagation(root, mountcalls.MS_SLAVE)
+    if was.shared:
+        mountcalls.set_propagation(root, mountcalls.MS_SHARED)
 
 
-def _copy(member: _Member, of: Sequence[int]) -> None:
-    """From the first that shows all that the member does: the kernel refuses others."""
+def _copy(of: Sequence[int], root: int) -> None:
+    """From the first that shows all that the mount does: the kernel refuses others."""
     for last, fd in enumerate(of, 1 - len(of)):
         try:
-            mountcalls.join_group(member.root, fd)
+            mountcalls.join_group(root, fd)
             return
         except OSError:
             if not last:
                 raise
-
-
-def _set(member: _Member, propagation: int) -> None:
-    """Only who is in its namespace may change a mount."""
-    namespaces.run_in({"mnt": member.ns}, lambda: mountcalls.set_propagation(member.root, propagation))
-
-
-def _tried(member: _Member, work: Callable[[], None]) -> list[str]:
-    try:
-        work()
-    except (OSError, ExternalizerError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        return [f"{member.was.mountpoint}: it can't be joined again: {reason}"]
-    return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from externalizer.criu.images import messages
@@ -45,3 +46,8 @@ def mounts(images: int) -> dict[int, Dumped]:
                 one = Dumped(entry.mountpoint, entry.shared_id, entry.master_id, marked)
                 found[entry.mnt_id] = one
     return found
+
+
+def external(dumped: Mapping[int, Dumped]) -> dict[int, Marked]:
+    """Those of `mounts` that criu took for external, by mount id."""
+    return {mnt_id: one.marked for mnt_id, one in dumped.items() if one.marked is not None}

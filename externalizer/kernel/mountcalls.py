@@ -21,6 +21,10 @@ _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _F_EMPTY_PATH, _T_EMPTY_PATH = 0x4, 0x40
 _SET_GROUP = 0x100  # MOVE_MOUNT_SET_GROUP, Linux 5.15
 
+# MOUNT_ATTR_… of <linux/mount.h>; relatime, the default, is 0.
+_ATTRIBUTES = {b"ro": 1, b"nosuid": 2, b"nodev": 4, b"noexec": 8, b"noatime": 0x10, b"nodiratime": 0x80}
+_STRICTATIME, _ATIME = 0x20, 0x70
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -80,6 +84,23 @@ def set_propagation(fd: int, propagation: int) -> None:
     Raises OSError.
     """
     attr = _MountAttr(propagation=propagation)
+    size = ctypes.c_size_t(ctypes.sizeof(attr))
+    _call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
+
+
+def attributes(options: bytes) -> int:
+    """The options of a mount, as mountinfo writes them, as MOUNT_ATTR_… of mount_setattr(2)."""
+    words = options.split(b",")
+    found = sum(bit for word, bit in _ATTRIBUTES.items() if word in words)
+    return found if b"relatime" in words or b"noatime" in words else found | _STRICTATIME
+
+
+def set_attributes(fd: int, wanted: int) -> None:
+    """Give the mount whose root the descriptor is exactly these `attributes` (Linux 5.12). Raises OSError.
+
+    Of a mount that came into a user namespace from outside those that it has are locked: EPERM.
+    """
+    attr = _MountAttr(attr_set=wanted, attr_clr=(_ATIME | sum(_ATTRIBUTES.values())) & ~wanted | _ATIME)
     size = ctypes.c_size_t(ctypes.sizeof(attr))
     _call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
 

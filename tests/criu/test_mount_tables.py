@@ -181,3 +181,21 @@ def test_a_mark_that_criu_did_not_find_is_a_veto(
         assert "criu did not take mounts from outside as external: /memory was not marked" in dumped.err
         assert puppet.ask("_ = 1") == 1
         assert not (checkpoint.images / "externalizer-plan.json").exists()
+
+
+def test_the_root_directory_has_its_own_options_again(
+    place: Path, container: MakeContainer, criu_binary: str
+) -> None:
+    """criu leaves it those of the mount on the host, which has others here."""
+    checkpoint = Checkpoint(criu_binary, place)
+    with inside(place, container, [], uid=0) as puppet:
+        within(puppet.pid, lambda: mount("", "/", "", BIND | REMOUNT | RDONLY | NOSUID | NOATIME))
+        before = comparable(puppet.pid)
+        mount(place / "root", place / "root", "", BIND)
+        try:
+            mount("", place / "root", "", BIND | REMOUNT | NODEV)
+            _cycle(puppet, checkpoint)
+        finally:
+            umount(place / "root")
+        assert comparable(puppet.pid) == before
+        assert "warning: mount" not in checkpoint.log("restore.log")

@@ -63,6 +63,7 @@ def _run(pid: int, images: int) -> None:
 def _mounts(pid: int, images: int, plan: Plan) -> None:
     """Join the peer groups of the host again, then compare all mount tables with those of the dump."""
     from externalizer.checkpoint import (
+        mountoptions,
         mounttables,
         peergroups,
         staging,
@@ -71,7 +72,8 @@ def _mounts(pid: int, images: int, plan: Plan) -> None:
     staging.remove(plan, criu_key())
     tables = mounttables.stored(images)
     with Restored(pid) as tree:
-        lost = peergroups.join_again(tree, tables, plan, same_boot=plan.host.boot_id == procfs.boot_id())
+        lost = mountoptions.give_again(tree, tables)
+        lost += peergroups.join_again(tree, tables, plan, same_boot=plan.host.boot_id == procfs.boot_id())
         tree.refresh()
         found = mounttables.changes(tree, tables, plan, pid)
     for line in (*lost, *found.told):
