@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from externalizer.checkpoint import staging
+from externalizer.checkpoint.mountlocks import Locks
 from externalizer.criu import optionfile
 from externalizer.kernel import namespaces
 from externalizer.model.filekind import file_kind
@@ -22,6 +23,7 @@ from externalizer.model.text import printable, to_bytes
 from externalizer.plan.build import restored_mount
 from externalizer.rules import mount_layout
 from externalizer.rules import mounts as rules
+from externalizer.rules.mount_need import refusal
 from externalizer.rules.mount_sources import HostMounts
 from externalizer.rules.mounts import MountNeed, MountVerdict, MountView
 from externalizer.scan import mountdevice, mountfacts, mountinfo, mountroot, mountsource
@@ -50,6 +52,7 @@ def judge(snapshot: Snapshot) -> Found:
     in_namespace = {task.mnt_ns: task.key.pid for task in reversed(list(_alive(snapshot)))}
     verifier = mountsource.Verifier(snapshot.root.pid, others=in_namespace)
     mounts: list[MountPlan] = []
+    locks = Locks(view, [need.mount for need in needs if need.key and need.mount])
     findings = [*_on_foreign_mounts(snapshot, view), *_without_tmp(snapshot, view)]
     root = ""
     for need in needs:
@@ -61,18 +64,24 @@ def judge(snapshot: Snapshot) -> Found:
                 findings.append(_finding(need, _unverified(need)))
             elif need.mount is None or need.verdict is MountVerdict.ROOT:
                 root = printable(source.path)
+                if need.mount and (reason := locks.of_root(need.mount, source)):
+                    findings.append(_finding(refusal(need.mount, reason, "locked-option"), reason))
             else:
+                locks.look(need.mount, source)
                 mounts.append(_planned(need.mount, need, source))
                 findings += _warnings(need, source, view)
     planned = _with_letters(mounts, needs)
-    return Found(tuple(_staged(planned, view, snapshot.root)), root, tuple(findings))
+    return Found(tuple(_staged(planned, view, snapshot.root, locks.staged)), root, tuple(findings))
 
 
-def _staged(mounts: Iterable[MountPlan], view: MountView, target: TaskKey) -> Iterator[MountPlan]:
+def _staged(
+    mounts: Iterable[MountPlan], view: MountView, target: TaskKey, locked_options: Collection[str]
+) -> Iterator[MountPlan]:
     """Give stages to those that criu could not bind from their source, or that no option file can name."""
     host = HostMounts(view.host)
     for number, mount in enumerate(mounts):
         locked = "user" in view.namespaces and host.is_busy(to_bytes(mount.source))
+        locked = locked or mount.mountpoint in locked_options
         keyword, value = restored_mount(mount)
         fits = optionfile.can_hold(keyword, to_bytes(value or ""))
         if mount.mark is Mark.MOUNTPOINT and (locked or not fits):

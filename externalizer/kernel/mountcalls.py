@@ -24,6 +24,7 @@ _SET_GROUP = 0x100  # MOVE_MOUNT_SET_GROUP, Linux 5.15
 # MOUNT_ATTR_… of <linux/mount.h>; relatime, the default, is 0.
 _ATTRIBUTES = {b"ro": 1, b"nosuid": 2, b"nodev": 4, b"noexec": 8, b"noatime": 0x10, b"nodiratime": 0x80}
 _STRICTATIME, _ATIME = 0x20, 0x70
+RESTRICTING = 0xF  # ro, nosuid, nodev, noexec
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

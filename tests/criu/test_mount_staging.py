@@ -14,7 +14,21 @@ from pathlib import Path
 import pytest
 from contained import Inside, MakeContainer, inside, pid_of
 from containers import Bind
-from mounting import comparable, mounted
+from mounting import (
+    BIND,
+    NOATIME,
+    NODEV,
+    NOEXEC,
+    NOSUID,
+    RDONLY,
+    REMOUNT,
+    attach,
+    comparable,
+    mount,
+    mounted,
+    umount,
+    within,
+)
 from puppets import PATIENCE, Checkpoint, Ran, externalize
 
 from externalizer.scan import mountinfo
@@ -91,6 +105,32 @@ def test_a_source_with_submounts_in_a_user_namespace(
             _dumped(puppet, checkpoint)
             _restored(puppet, checkpoint, checkpoint.restore())
         assert puppet.ask("_ = open('/data/is').read()") == "data"
+
+
+def test_a_source_with_other_options_in_a_user_namespace(
+    place: Path, container: MakeContainer, criu_binary: str
+) -> None:
+    """They are locked there: criu alone fails with EPERM, after the tree has ended."""
+    checkpoint = Checkpoint(criu_binary, place)
+    with mounted(place / "data") as data, inside(place, container, [], userns=200_000) as puppet:
+        puppet.ask("_ = [os.mkdir(f'/tmp/{name}') for name in 'abc']")
+        attach(data, puppet.pid, "/tmp/a")
+        within(puppet.pid, lambda: mount("/tmp/a", "/tmp/b", "", BIND))
+        within(puppet.pid, lambda: mount("", "/tmp/a", "", BIND | REMOUNT | RDONLY | NODEV))
+        within(puppet.pid, lambda: mount("/tmp/a", "/tmp/c", "", BIND))
+        within(puppet.pid, lambda: mount("", "/tmp/c", "", BIND | REMOUNT | NOATIME))
+        refused = externalize(puppet.pid, "--dry-run", "--json")
+        assert refused.code == 7
+        (found,) = [one for one in refused.json["findings"] if one["rule"] == "mount-locked-option"]
+        assert found["subject"] == "mount /tmp/c"
+        within(puppet.pid, lambda: umount("/tmp/c"))
+        mount("", data, "", BIND | REMOUNT | RDONLY | NOSUID | NODEV | NOEXEC | NOATIME)
+        before = comparable(puppet.pid)
+        planned = externalize(puppet.pid, "--dry-run", "--json").json["mounts"]
+        assert "stage" in next(one for one in planned if one["mountpoint"] == "/tmp/a")
+        _dumped(puppet, checkpoint)
+        _restored(puppet, checkpoint, checkpoint.restore())
+        assert comparable(puppet.pid) == before
 
 
 def test_mountpoints_that_are_missing_below_the_root_are_made(
