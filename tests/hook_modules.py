@@ -59,7 +59,7 @@ _PLANNING = _GREETINGS | {
     "externalizer.rules.sides", "externalizer.rules.socket_facts", "externalizer.rules.unix_sockets",
     "externalizer.scan.listens",
     "externalizer.scan.mountdevice", "externalizer.scan.mountfacts",
-    "externalizer.checkpoint.mountlocks", "externalizer.rules.mount_locks",
+    "externalizer.rules.mount_locks",
     "externalizer.scan.mountroot", "externalizer.scan.mountsource",
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 from externalizer.model.mount import Mount
 from externalizer.rules.criu_mounts import Marks, MountTable, ancestors, is_namespace_root
@@ -23,6 +24,16 @@ def hinders(source: bytes, members: Iterable[bytes]) -> bool:
         has & _RESTRICTING - each or has & _ATIME != each & _ATIME
         for each in (frozenset(options.split(b",")) for options in members)
     )
+
+
+def bound_from(root: Mount, mounts: Iterable[Mount], marked: AbstractSet[int]) -> set[bytes]:
+    """Return the options of the root mount and of what criu binds from it: what is not marked."""
+    prefix = root.root.rstrip(b"/") + b"/"
+    return {
+        mount.options
+        for mount in mounts
+        if mount.dev == root.dev and mount.mnt_id not in marked and (mount.root + b"/").startswith(prefix)
+    }
 
 
 def differing(table: MountTable, marks: Marks) -> frozenset[int]:

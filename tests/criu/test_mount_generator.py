@@ -8,6 +8,7 @@ and has the same mount tables again. `make mounts` makes many more containers an
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +21,15 @@ from mountmaker import Host, Made
 from puppets import adopt_orphans
 from support import Criu, Ran
 
+from externalizer.checkpoint import staging
 from externalizer.checkpoint.mounttables import outside
 from externalizer.checkpoint.survey import plan_of
 from externalizer.criu.optionfile import Option, render
+from externalizer.kernel import procfs
 from externalizer.model import mounttable as mount_model
 from externalizer.model.plan import Plan
 from externalizer.model.policy import DEFAULTS
+from externalizer.model.process import TaskKey
 from externalizer.model.text import to_bytes
 from externalizer.plan.build import Installed
 from externalizer.rules.criu_simulator import Complaint, Contents, Simulator
@@ -55,6 +59,7 @@ class Trial:
         self.criu = criu
         self.host = host
         self.number = number
+        self.userns = drawn.userns
         self.pid = pid
         tables = mountmaker.tables(pid)
         self.nested = len(tables) - 1
@@ -151,7 +156,10 @@ def _check_plan(trial: Trial, seen: Counter[str], container: Launched) -> None:
     # criu reads them as root of the tree's user namespace.
     for path in (images.images, *images.images.iterdir()):
         path.chmod(path.stat().st_mode | 0o055)
+    us = TaskKey(os.getpid(), procfs.starttime(os.getpid()))  # the hook does that for criu
+    staging.make(plan, tables, us, trial.userns or None)
     restored = images.restore(_options(plan.restore_options), "--manage-cgroups=ignore")
+    staging.remove(plan, us)
     note(restored.log if restored.status else "")
     assert restored.status == 0, plan.restore_options
     with Held(restored.pid):

@@ -124,6 +124,12 @@ def test_a_source_with_other_options_in_a_user_namespace(
         (found,) = [one for one in refused.json["findings"] if one["rule"] == "mount-locked-option"]
         assert found["subject"] == "mount /tmp/c"
         within(puppet.pid, lambda: umount("/tmp/c"))
+        mount(place / "root", place / "root", "", BIND)
+        mount("", place / "root", "", BIND | REMOUNT | NOSUID)
+        refused = externalize(puppet.pid, "--dry-run", "--json")
+        umount(place / "root")
+        (found,) = [one for one in refused.json["findings"] if one["rule"] == "mount-locked-option"]
+        assert found["subject"] == "mount /"
         mount("", data, "", BIND | REMOUNT | RDONLY | NOSUID | NODEV | NOEXEC | NOATIME)
         before = comparable(puppet.pid)
         planned = externalize(puppet.pid, "--dry-run", "--json").json["mounts"]
