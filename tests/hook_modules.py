@@ -79,7 +79,8 @@ ALLOWED = {
         "externalizer.criu.userns",
     },
     "pre-restore": _ALWAYS | _MOUNTS | {
-        "externalizer.checkpoint.mountpoints", "externalizer.checkpoint.sources",
+        "externalizer.checkpoint.masters", "externalizer.checkpoint.mountpoints",
+        "externalizer.checkpoint.sources",
         "externalizer.checkpoint.stages.pre_restore", "externalizer.criu.userns",
     },
     "post-restore": _ALWAYS | _MOUNTS | _GREETINGS | {

@@ -132,6 +132,35 @@ def test_the_host_had_it_from_the_tree(
             umount(place / "view")
 
 
+@pytest.mark.parametrize("kind", ["slave", "peer"])
+def test_sources_that_are_private_now(
+    paused: Callable[[], Container], checkpoint: Checkpoint, place: Path, shared: Path, kind: str
+) -> None:
+    """Of a slave that is refused before anything starts; a peer is shared with nobody, which is told."""
+    (place / "private").mkdir()
+    with paused() as tree:
+        attach(shared, tree.pid, "/a")
+        if kind == "slave":
+            within(tree.pid, lambda: mount("", "/a", "", SLAVE))
+        checkpoint.plan(tree)
+        assert checkpoint.dump_by_plan(tree).code == 0
+        assert tree.init.has_ended(20)
+    mount("", shared, "", PRIVATE)
+    mapped = checkpoint.restore("--map-mount", f"/a={place / 'private'}")
+    if kind == "slave":
+        for refused in (mapped, checkpoint.restore(), checkpoint.plain_restore()):
+            assert refused.code != 0 and "the sources of 1 mounts are private here: /a from" in refused.err
+            assert "Failed to copy sharing" not in refused.err
+        mount("", shared, "", SHARED)
+        mapped = checkpoint.restore()
+    else:
+        assert "/a of pid 1 is shared, but no longer with the host's mount" in mapped.err
+    assert mapped.code == 0, mapped
+    with Held(pid_of(mapped.out)) as now:
+        one = table(now.pid)["/a"]
+        assert one.master if kind == "slave" else one.shared
+
+
 @pytest.mark.parametrize("change", ["mount", "umount", "make-private"])
 def test_a_change_on_the_host_that_reaches_the_frozen_tree_is_a_veto(
     paused: Callable[[], Container], checkpoint: Checkpoint, place: Path, shared: Path, change: str
@@ -166,6 +195,7 @@ def test_a_mount_that_criu_is_to_skip_is_a_refusal(
     """The comparison after the restore could only find it missing."""
     with paused() as tree:
         within(tree.pid, lambda: mount("own", "/c", "tmpfs"))
-        refused = externalize("dump", tree.pid, "-D", checkpoint.images, "--", "--skip-mnt=/c")
-        assert refused.code == 7 and "criu dump was given --skip-mnt" in refused.err
+        checkpoint.plan(tree)
+        refused = checkpoint.dump_by_plan(tree, "--skip-mnt=/c")
+        assert refused.code != 0 and "criu dump was given --skip-mnt" in refused.err
         assert not tree.init.has_ended()

@@ -155,11 +155,14 @@ def test_tables_that_are_not_what_they_were_abort_the_restore(
         etc = next(line for line in lines if line[4] == "/etc")
         assert "ro" in etc[5].split(",")
         lines.append([999, root[0], root[2], "/x", "/gone", *root[5:]])
-        root[5] = "ro," + root[5]
+        root[5] = "nosymfollow," + root[5]  # others the hook gives it again
         path.write_text(json.dumps(stored))
         refused = checkpoint.restore()
         assert refused.code == 9
-        assert "/ of pid 1 has lost ro" in refused.err and "/gone of pid 1 is not mounted" in refused.err
+        assert (
+            "/ of pid 1 has lost nosymfollow" in refused.err
+            and "/gone of pid 1 is not mounted" in refused.err
+        )
         path.write_text("{}")
         assert "externalizer-mounts.json in the image directory can't be used" in checkpoint.restore().err
         path.unlink()
