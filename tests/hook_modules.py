@@ -79,6 +79,7 @@ ALLOWED = {
         "externalizer.criu.userns",
     },
     "pre-restore": _ALWAYS | _MOUNTS | {
+        "externalizer.checkpoint.identity",
         "externalizer.checkpoint.masters", "externalizer.checkpoint.mountpoints",
         "externalizer.checkpoint.sources",
         "externalizer.checkpoint.stages.pre_restore", "externalizer.criu.userns",

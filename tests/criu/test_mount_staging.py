@@ -159,6 +159,33 @@ def test_mountpoints_that_are_missing_below_the_root_are_made(
         assert puppet.ask("_ = open('/in/file').read(), open('/in/4/is').read()") == ("file", "plain")
 
 
+def test_missing_mountpoints_are_made_below_the_root_that_criu_was_given(
+    place: Path, container: MakeContainer, criu_binary: str
+) -> None:
+    """In an option file of ours, with a root that the plan does not know; the planned one stays as it is."""
+    checkpoint = Checkpoint(criu_binary, place)
+    (place / "data").mkdir()
+    with inside(place, container, [Bind(place / "data", "/data")]) as puppet:
+        _dumped(puppet, checkpoint)
+        root = place / 'another "root" directory'
+        shutil.copytree(place / "root", root, symlinks=True)
+        for one in (place / "root", root):
+            (one / "data").rmdir()
+        conf = place / "here.conf"
+        written = externalize("restore", "-D", checkpoint.images, "--root", root, "--write-conf", conf)
+        assert written.code == 0, written
+        pidfile = checkpoint.images / "pid"
+        subprocess.run(
+            [checkpoint.criu, "restore", "-d", "-D", checkpoint.images, "-o", "restore.log",
+             "--config", conf, "--pidfile", pidfile],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True,
+            timeout=90,
+        )  # fmt: skip
+        puppet.restored(int(pidfile.read_text()))
+        assert (root / "data").is_dir() and not (place / "root" / "data").exists()
+        assert puppet.ask("_ = os.listdir('/data')") == []
+
+
 class TestKilled:
     """A criu that is killed after its stages were made."""
 
