@@ -59,6 +59,7 @@ _PLANNING = _GREETINGS | {
     "externalizer.rules.sides", "externalizer.rules.socket_facts", "externalizer.rules.unix_sockets",
     "externalizer.scan.listens",
     "externalizer.scan.mountdevice", "externalizer.scan.mountfacts",
+    "externalizer.rules.mount_locks",
     "externalizer.scan.mountroot", "externalizer.scan.mountsource",
 }  # fmt: skip
 
@@ -78,14 +79,16 @@ ALLOWED = {
         "externalizer.criu.userns",
     },
     "pre-restore": _ALWAYS | _MOUNTS | {
-        "externalizer.checkpoint.mountpoints", "externalizer.checkpoint.sources",
+        "externalizer.checkpoint.identity",
+        "externalizer.checkpoint.masters", "externalizer.checkpoint.mountpoints",
+        "externalizer.checkpoint.sources",
         "externalizer.checkpoint.stages.pre_restore", "externalizer.criu.userns",
     },
     "post-restore": _ALWAYS | _MOUNTS | _GREETINGS | {
         "externalizer.checkpoint.handback", "externalizer.checkpoint.inherited",
+        "externalizer.checkpoint.mountoptions", "externalizer.checkpoint.restoredmounts",
         "externalizer.checkpoint.mounttables", "externalizer.model.descriptor", "externalizer.scan.fdinfo",
         "externalizer.checkpoint.once", "externalizer.kernel.privatedir",
-        "externalizer.checkpoint.mountoptions",
         "externalizer.checkpoint.peergroups", "externalizer.checkpoint.reconnect",
         "externalizer.checkpoint.restored", "externalizer.checkpoint.settings",
         "externalizer.checkpoint.stages.post_restore", "externalizer.checkpoint.targets",

@@ -99,6 +99,24 @@ def config_words(criu: int) -> list[bytes]:
     return [b"--" + words[0].split(b"=", 1)[0] for words in lines if words]
 
 
+def config_value(criu: int, keyword: bytes) -> bytes:
+    """The last value of an option in the file that criu was given by --config; empty: none.
+
+    For the forms that `criu.optionfile` writes.
+    """
+    config = _config(criu)
+    value = b""
+    for line in ((_read(config) if config else None) or b"").splitlines():
+        name, blank, rest = line.strip().partition(b" ")
+        if name == keyword and blank:
+            rest = rest.strip()
+            quoted = len(rest) > 1 and rest[:1] == rest[-1:] == b'"'
+            value = (rest[1:-1] if quoted else rest).replace(b'\\"', b'"')
+        elif line.startswith(keyword + b"="):
+            value = line[len(keyword) + 1 :]
+    return value
+
+
 def _config(criu: int) -> bytes | None:
     try:
         config = _option(procfs.cmdline(criu), b"--config")

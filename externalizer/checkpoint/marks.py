@@ -1,6 +1,7 @@
-"""At post-dump: what criu took for external is what the plan says.
+"""At post-dump: the images have the mounts of the tree, and what criu took for external is as planned.
 
-criu says nothing of a mark that it finds no mount for, and what it finds by itself may be another file.
+criu says nothing of a mark that it finds no mount for, and what it finds by itself may be another file. What
+is mounted on the host reaches a frozen tree, too, through mount propagation: after criu has read the tables.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from externalizer.checkpoint.hook import say
 from externalizer.criu import mountsimage
-from externalizer.criu.mountsimage import Marked
+from externalizer.criu.mountsimage import Dumped, Marked
 from externalizer.errors import Refused
 from externalizer.model.mount import Mount
 from externalizer.model.plan import Mark, MountPlan, Plan
@@ -19,12 +20,14 @@ from externalizer.scan import mountsource
 
 
 def check(images: int, plan: Plan, snapshot: Snapshot) -> None:
-    """Raise Refused where criu took another mount for external than the plan, or none.
+    """Raise Refused where criu took other mounts than the tree has, or another for external than the plan.
 
     A mount that is marked although it needn't be is the wish of whoever started criu. A container runtime
     marks mounts under keys of its own.
     """
-    marked = mountsimage.external(images)
+    dumped = mountsimage.mounts(images)
+    _same_mounts(dumped, snapshot)
+    marked = mountsimage.external(dumped)
     own = snapshot.mounts(snapshot.task(plan.target.pid).mnt_ns)
     ids = {mount.mountpoint: mount.mnt_id for mount in own}
     problems = [
@@ -39,6 +42,27 @@ def check(images: int, plan: Plan, snapshot: Snapshot) -> None:
             f"criu did not take mounts from outside as external: {', '.join(problems)}",
             why="restored, they would be copies, or criu would fail then",
             hint=f"pass the dump.conf that `externalize {plan.target.pid}` wrote, or use `externalize dump`",
+        )
+
+
+def _same_mounts(dumped: Mapping[int, Dumped], snapshot: Snapshot) -> None:
+    """Raise Refused where the frozen tree's tables are no longer those that criu has dumped."""
+    left = dict(dumped)
+    differ = []
+    for ns in snapshot.mount_namespaces():
+        for mount in snapshot.mounts(ns):
+            one = left.pop(mount.mnt_id, None)
+            if one is None or (one.mountpoint, one.shared, one.master) != (
+                mount.mountpoint, mount.shared, mount.master,
+            ):  # fmt: skip
+                differ.append(mount.mountpoint)
+    differ += [one.mountpoint for one in left.values()]
+    if differ:
+        raise Refused(
+            f"the tree's mounts changed during the dump: {', '.join(map(printable, sorted(set(differ))))}",
+            why="a mount or umount on the host reached the tree, and criu's images are of before",
+            hint="dump again",
+            transient=True,
         )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from externalizer.checkpoint import identity
 from externalizer.errors import RestoreFailed
 from externalizer.kernel import fscalls, procfs
 from externalizer.model.mounttable import Line, Tables, mountpoint_of
@@ -23,12 +24,19 @@ def make(plan: Plan, tables: Tables, criu: TaskKey) -> list[str]:
     Below other mounts nothing is made: those are of the host, or their contents are in the images. Raises
     RestoreFailed for one that can't be made or is of another kind.
     """
-    root = _root(procfs.cmdline(criu.pid)) or to_bytes(plan.root)
+    root = _root(criu.pid) or to_bytes(plan.root)
     made: list[str] = []
     wanted = list(_of_root(plan, tables))
     if not root or not wanted:
         return made
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise RestoreFailed(
+            f"the root directory {printable(root)} can't be opened: {error.strerror}",
+            why="criu does not save the root file system, it takes a directory of this host",
+            hint="name it: --root DIR",
+        ) from error
     try:
         for path, directory in wanted:
             try:
@@ -44,17 +52,18 @@ def make(plan: Plan, tables: Tables, criu: TaskKey) -> list[str]:
     return made
 
 
-def _root(words: Sequence[bytes]) -> bytes:
-    """The root directory that criu was given: our own command names it, else it is the last on criu's."""
+def _root(criu: int) -> bytes:
+    """The root directory that criu was given: our own command names it, else criu's, else its option file."""
     named = os.environb.get(VARIABLE.encode(), b"")
     if named:
         return named
+    words = procfs.cmdline(criu)
     for at, word in enumerate(words):
         if word in (b"--root", b"-r") and at + 1 < len(words):
             named = words[at + 1]
         elif word.startswith((b"--root=", b"-r")):
             named = word.removeprefix(b"--root=").removeprefix(b"-r")
-    return named
+    return named or identity.config_value(criu, b"root")
 
 
 def _of_root(plan: Plan, tables: Tables) -> Iterator[tuple[bytes, bool]]:

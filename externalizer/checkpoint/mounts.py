@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import msgspec
 
@@ -20,9 +21,9 @@ from externalizer.model.process import Task, TaskKey
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable, to_bytes
 from externalizer.plan.build import restored_mount
-from externalizer.rules import mount_layout
+from externalizer.rules import mount_layout, mount_locks
 from externalizer.rules import mounts as rules
-from externalizer.rules.mount_sources import HostMounts
+from externalizer.rules.mount_need import refusal
 from externalizer.rules.mounts import MountNeed, MountVerdict, MountView
 from externalizer.scan import mountdevice, mountfacts, mountinfo, mountroot, mountsource
 
@@ -61,6 +62,7 @@ def judge(snapshot: Snapshot) -> Found:
                 findings.append(_finding(need, _unverified(need)))
             elif need.mount is None or need.verdict is MountVerdict.ROOT:
                 root = printable(source.path)
+                findings += _locked_by_root(need, source, needs, view)
             else:
                 mounts.append(_planned(need.mount, need, source))
                 findings += _warnings(need, source, view)
@@ -68,14 +70,32 @@ def judge(snapshot: Snapshot) -> Found:
     return Found(tuple(_staged(planned, view, snapshot.root)), root, tuple(findings))
 
 
+def _locked_by_root(
+    need: MountNeed, source: mountsource.VerifiedSource, needs: Sequence[MountNeed], view: MountView
+) -> Iterator[Finding]:
+    """In a user namespace: options of the host's mount of the root directory, which is not staged."""
+    host = next((mount for mount in view.host if mount.mnt_id == source.mnt_id), None)
+    if "user" not in view.namespaces or host is None or need.mount is None:
+        return
+    marked = {each.mount.mnt_id for each in needs if each.mount and each.key}
+    bound = mount_locks.bound_from(need.mount, [*view.mounts, *chain(*view.others)], marked)
+    if mount_locks.hinders(host.options, bound):
+        reason = (
+            f"the host's mount of {printable(source.path)} has options that others, bound from it, have not"
+        )
+        yield _finding(refusal(need.mount, reason, "locked-option"), reason)
+
+
 def _staged(mounts: Iterable[MountPlan], view: MountView, target: TaskKey) -> Iterator[MountPlan]:
-    """Give stages to those that criu could not bind from their source, or that no option file can name."""
-    host = HostMounts(view.host)
+    """Give stages to those that criu could not bind from their source, or that no option file can name.
+
+    In a user namespace to all: what is mounted below a source, and its options, are locked there, and at the
+    restore there may be others than now.
+    """
     for number, mount in enumerate(mounts):
-        locked = "user" in view.namespaces and host.is_busy(to_bytes(mount.source))
         keyword, value = restored_mount(mount)
         fits = optionfile.can_hold(keyword, to_bytes(value or ""))
-        if mount.mark is Mark.MOUNTPOINT and (locked or not fits):
+        if mount.mark is Mark.MOUNTPOINT and ("user" in view.namespaces or not fits):
             mount = msgspec.structs.replace(mount, stage=staging.path(target, number))
         yield mount
 

@@ -79,7 +79,10 @@ def changes(tree: Restored, tables: Tables, plan: Plan, root: int) -> Changes:
         and plan.host.boot_id == procfs.boot_id()
         and not any(mount.mapped for mount in plan.mounts),
         host_groups=frozenset(tables.host_groups),
-        live_groups=frozenset(group for mount in host for group in (mount.shared, mount.master)) - {0},
+        live_peers=frozenset((mount.shared, mount.dev) for mount in host if mount.shared),
+        live_masters=frozenset(
+            (group, mount.dev) for mount in host for group in (mount.shared, mount.master) if group
+        ),
         others=frozenset((tables.namespaces[0].vpid, mountpoint) for mountpoint in tables.marked),
     )
     return compare(tables.namespaces, after, expected)

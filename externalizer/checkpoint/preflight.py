@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from externalizer.checkpoint import sources
+from externalizer.checkpoint import masters, mounttables, sources
 from externalizer.checkpoint.artifacts import stored_holding
 from externalizer.criu import pages
 from externalizer.criu.images import ImageDamaged, read_file
@@ -29,6 +29,7 @@ def check(dirfd: int, plan: Plan, root: str, progress: Callable[[str], None]) ->
     _records(dirfd, plan)
     if plan.target.own_mount_ns:
         _mounts(plan, root, progress)
+        masters.check(plan, mounttables.stored(dirfd))
     _descriptors(plan)
     _holder(dirfd, plan, progress)
 

@@ -30,7 +30,7 @@ def settle(images: int, plan: Plan, snapshot: Snapshot) -> tuple[Plan, tuple[str
     """
     keys = {
         mnt_id: one.key
-        for mnt_id, one in mountsimage.external(images).items()
+        for mnt_id, one in mountsimage.external(mountsimage.mounts(images)).items()
         if one.key not in (mountsimage.AUTOMATIC, mountsimage.DEVICE)
     }
     mounts = {mount.mnt_id: mount for mount in snapshot.mounts(snapshot.task(plan.target.pid).mnt_ns)}

@@ -51,9 +51,10 @@ def make(plan: Plan, tables: Tables, criu: TaskKey, gid: int | None) -> int:
             _let_through(parent)
         _begin(parent, name, criu, gid)
         groups = {line.mountpoint: bool(line.shared or line.master) for line in tables.namespaces[0].lines}
+        options = {} if gid is None else _options(plan, tables)
         try:
             for mount in staged:
-                _make_one(mount, in_group=groups.get(mount.mountpoint, False))
+                _make_one(mount, options.get(mount.mountpoint), in_group=groups.get(mount.mountpoint, False))
         except OSError as error:
             _take_away(parent, name)
             raise RestoreFailed(
@@ -93,13 +94,34 @@ def _begin(parent: int, name: str, criu: TaskKey, gid: int | None) -> None:
         os.close(fd)
 
 
-def _make_one(mount: MountPlan, *, in_group: bool) -> None:
+def _options(plan: Plan, tables: Tables) -> dict[str, int]:
+    """The options by mountpoint that stages of a tree in a user namespace may have, as mountcalls.attributes.
+
+    There they are locked: so of the restrictions only those that all have which criu may bind from it.
+    """
+    marked = {mount.mountpoint for mount in plan.mounts}
+    own = {line.mountpoint: line for line in tables.namespaces[0].lines if line.mountpoint in marked}
+    common: dict[int, int] = {}
+    for number, table in enumerate(tables.namespaces):
+        for line in table.lines:
+            if number or line.mountpoint not in marked:
+                common[line.dev] = common.get(line.dev, -1) & mountcalls.attributes(line.options.encode())
+    found = {}
+    for mountpoint, line in own.items():
+        wanted = mountcalls.attributes(line.options.encode())
+        found[mountpoint] = wanted & (common.get(line.dev, -1) | ~mountcalls.RESTRICTING)
+    return found
+
+
+def _make_one(mount: MountPlan, options: int | None, *, in_group: bool) -> None:
     """`in_group`: it has to be bound from a mount that is in the host's peer group."""
     source = mountsource.open_exactly(b"/", to_bytes(mount.source))
     try:
         with _tree(source) as tree:
             if not in_group:
                 mountcalls.set_propagation(tree, mountcalls.MS_PRIVATE)
+            if options is not None:
+                mountcalls.set_attributes(tree, options)
             if mount.kind == "directory":
                 os.mkdir(mount.stage, 0o700)
             else:

@@ -82,7 +82,10 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
     # criu declares the texts as string and fills them with the bytes of paths
     "mnt_entry": [
         ("r", "uint32", "mnt_id", 2),
+        ("r", "bytes", "mountpoint", 7),
         ("r", "bytes", "source", 8),
+        ("o", "uint32", "shared_id", 10),
+        ("o", "uint32", "master_id", 11),
         ("o", "bytes", "ext_key", 18),
     ],
     "fdinfo_entry": [("r", "uint32", "id", 1), ("r", "uint32", "type", 3)],

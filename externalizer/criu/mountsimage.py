@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from externalizer.criu.images import messages
@@ -25,12 +26,28 @@ class Marked:
     source: bytes
 
 
-def external(images: int) -> dict[int, Marked]:
-    """The external mounts by mount id, as in mountinfo. Raises ImageDamaged."""
-    found: dict[int, Marked] = {}
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """A mount as criu saw it; the fields as in mountinfo. `marked` is None if criu makes it by itself."""
+
+    mountpoint: bytes
+    shared: int
+    master: int
+    marked: Marked | None
+
+
+def mounts(images: int) -> dict[int, Dumped]:
+    """All mounts of all namespaces by mount id. Raises ImageDamaged."""
+    found: dict[int, Dumped] = {}
     for name in sorted(os.listdir(images)):
         if _NAME.fullmatch(name):
             for entry in messages(images, name, _MAGIC, MntEntry, MntEntry):
-                if entry.HasField("ext_key"):
-                    found[entry.mnt_id] = Marked(entry.ext_key, entry.source)
+                marked = Marked(entry.ext_key, entry.source) if entry.HasField("ext_key") else None
+                one = Dumped(entry.mountpoint, entry.shared_id, entry.master_id, marked)
+                found[entry.mnt_id] = one
     return found
+
+
+def external(dumped: Mapping[int, Dumped]) -> dict[int, Marked]:
+    """Those of `mounts` that criu took for external, by mount id."""
+    return {mnt_id: one.marked for mnt_id, one in dumped.items() if one.marked is not None}

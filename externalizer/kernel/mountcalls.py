@@ -13,12 +13,18 @@ import os
 MS_NOSUID, MS_NODEV = 2, 4
 AT_EMPTY_PATH = 0x1000
 MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _F_EMPTY_PATH, _T_EMPTY_PATH = 0x4, 0x40
 _SET_GROUP = 0x100  # MOVE_MOUNT_SET_GROUP, Linux 5.15
+
+# MOUNT_ATTR_… of <linux/mount.h>; relatime, the default, is 0.
+_ATTRIBUTES = {b"ro": 1, b"nosuid": 2, b"nodev": 4, b"noexec": 8, b"noatime": 0x10, b"nodiratime": 0x80}
+_STRICTATIME, _ATIME = 0x20, 0x70
+RESTRICTING = 0xF  # ro, nosuid, nodev, noexec
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -74,32 +80,28 @@ def attach(tree: int, target: int) -> None:
 
 
 def set_propagation(fd: int, propagation: int) -> None:
-    """Give the mount whose root the descriptor is MS_PRIVATE or MS_SHARED (Linux 5.12). Raises OSError."""
+    """Make the mount whose root the descriptor is MS_PRIVATE, MS_SLAVE or MS_SHARED (Linux 5.12).
+
+    Raises OSError.
+    """
     attr = _MountAttr(propagation=propagation)
     size = ctypes.c_size_t(ctypes.sizeof(attr))
     _call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
 
 
-# MOUNT_ATTR_* of linux/mount.h, by their names in mountinfo. Times of access are left alone.
-_ATTRIBUTES = {
-    b"ro": 0x1, b"nosuid": 0x2, b"nodev": 0x4, b"noexec": 0x8, b"nodiratime": 0x80, b"nosymfollow": 0x200000,
-}  # fmt: skip
-
-
 def attributes(options: bytes) -> int:
-    """The MOUNT_ATTR_* bits of a mount's options in mountinfo, of those that `set_attributes` takes."""
-    bits = 0
-    for option in options.split(b","):
-        bits |= _ATTRIBUTES.get(option, 0)
-    return bits
+    """The options of a mount, as mountinfo writes them, as MOUNT_ATTR_… of mount_setattr(2)."""
+    words = options.split(b",")
+    found = sum(bit for word, bit in _ATTRIBUTES.items() if word in words)
+    return found if b"relatime" in words or b"noatime" in words else found | _STRICTATIME
 
 
-def set_attributes(fd: int, bits: int) -> None:
-    """Give the mount whose root the descriptor is these attributes, too (mount_setattr(2), Linux 5.12).
+def set_attributes(fd: int, wanted: int) -> None:
+    """Give the mount whose root the descriptor is exactly these `attributes` (Linux 5.12). Raises OSError.
 
-    The mount must be in the caller's mount namespace. Raises OSError.
+    Of a mount that came into a user namespace from outside those that it has are locked: EPERM.
     """
-    attr = _MountAttr(attr_set=bits)
+    attr = _MountAttr(attr_set=wanted, attr_clr=(_ATIME | sum(_ATTRIBUTES.values())) & ~wanted | _ATIME)
     size = ctypes.c_size_t(ctypes.sizeof(attr))
     _call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
 

@@ -27,14 +27,18 @@ class Expected:
 
     `outside`: devices, as at the dump, of file systems that criu did not make anew. `same_places`: they are
     to be the very same ones, at the same roots: same boot, nothing mapped, the root where it was.
-    `host_groups` were shared with criu's namespace before, `live_groups` are those of it now. `others`: vpid
-    and mountpoint of what a container runtime has marked as external: what is there now is its choice.
+    `host_groups` were shared with criu's namespace before. `live_peers` are the peer groups in it now, and
+    `live_masters` those that a mount bound from it can be a slave of, with the devices of their mounts:
+    numbers are used again.
+    `others`: vpid and mountpoint of what a container runtime has marked as external: what is there now is its
+    choice.
     """
 
     outside: frozenset[int]
     same_places: bool
     host_groups: frozenset[int]
-    live_groups: frozenset[int]
+    live_peers: frozenset[tuple[int, int]]
+    live_masters: frozenset[tuple[int, int]]
     others: frozenset[tuple[int, str]] = frozenset()
 
 
@@ -118,12 +122,20 @@ def _devices(both: Sequence[tuple[Key, Line, Line]], expected: Expected) -> Iter
 def _propagation(both: Sequence[tuple[Key, Line, Line]], expected: Expected, changes: Changes) -> None:
     """Peer groups are the same ones up to their numbers; those of criu's namespace are joined again."""
     groups: dict[int, int] = {}
+    back: dict[int, int] = {}
     for key, was, now in both:
-        for word, old, new in (("shared", was.shared, now.shared), ("a slave", was.master, now.master)):
+        for word, old, new, live in (
+            ("shared", was.shared, now.shared, expected.live_peers),
+            ("a slave", was.master, now.master, expected.live_masters),
+        ):
             if bool(old) != bool(new):
                 state = f"is no longer {word}" if old else f"is {word}, it was not"
                 changes.wrong.append(f"{_name(key)} {state} (mount propagation)")
-            elif old in expected.host_groups and new not in expected.live_groups:
-                changes.wrong.append(f"{_name(key)} is {word}, but no longer with the host's mount")
-            elif old and old not in expected.host_groups and groups.setdefault(old, new) != new:
+            elif old in expected.host_groups:
+                # Where the host has no such group any more, nothing could be joined again.
+                same = expected.same_places and (old, was.dev) in live
+                if (new != old) if same else ((new, now.dev) not in live):
+                    found = changes.wrong if same else changes.told
+                    found.append(f"{_name(key)} is {word}, but no longer with the host's mount")
+            elif old and (groups.setdefault(old, new) != new or back.setdefault(new, old) != old):
                 changes.wrong.append(f"{_name(key)} is {word} in another peer group than before")

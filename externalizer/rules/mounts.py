@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from externalizer.model.mount import Mount
-from externalizer.rules import mount_layout
+from externalizer.rules import mount_layout, mount_locks
 from externalizer.rules.criu_auto import automatic
 from externalizer.rules.criu_mounts import (
     Failure,
@@ -77,6 +77,9 @@ class _Judge:
         self.masters = self.sharing = False
         self._find_automatic()
         everything = Marks(self._required.mounts | self._shared.keys(), self._required.devices)
+        self._locked = frozenset[int]()
+        if "user" in view.namespaces:
+            self._locked = mount_locks.differing(self._table, everything)
         self._circles = {mount.mnt_id for mount in mount_layout.two_sources(self._table, everything)}
         bound = Marks(self._with_stacks(everything).mounts | self._auto.keys())
         self._bare = mount_layout.lost_options(self._table, bound, self._host.options)
@@ -158,6 +161,10 @@ class _Judge:
                 "the same file system is mounted under several source names: criu's restore would never end"
             )
             return refusal(mount, reason, "two-sources", outside=outside)
+        if mount.mnt_id in self._locked:
+            reason = "it has another of relatime, noatime and nodiratime than what it is bound from"
+            reason += ", which is locked in a user namespace"
+            return refusal(mount, reason, "locked-option", outside=outside)
         if mount.mnt_id in self._hidden and mount.mnt_id in self._view.in_use:
             reason = "a process has something open or its working directory on it, and another mount hides it"
             return refusal(mount, reason, "hidden-in-use", outside=outside)

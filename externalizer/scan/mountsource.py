@@ -35,6 +35,7 @@ class VerifiedSource:
     dev: int
     ino: int
     mode: int  # st_mode
+    mnt_id: int = 0  # of our mount that it is on; 0 of a device
 
 
 class Verifier:
@@ -103,7 +104,7 @@ def _compare(pid: int, mount: Mount, candidates: Sequence[bytes]) -> VerifiedSou
     for path in candidates:
         found = _look(b"/", path)
         if found and (found[0].st_dev, found[0].st_ino) == (status.st_dev, status.st_ino):
-            return VerifiedSource(path, status.st_dev, status.st_ino, status.st_mode)
+            return VerifiedSource(path, status.st_dev, status.st_ino, status.st_mode, found[1])
     return None
 
 

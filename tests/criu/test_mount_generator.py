@@ -209,8 +209,9 @@ def _stages(plan: Plan, tables: mount_model.Tables, gid: int | None) -> Iterator
 
 def _expected(tables: mount_model.Tables, plan: Plan) -> Expected:
     host = mountinfo.of_self()
-    groups = frozenset(group for mount in host for group in (mount.shared, mount.master)) - {0}
-    return Expected(outside(tables, plan), True, frozenset(tables.host_groups), groups)
+    peers = frozenset((mount.shared, mount.dev) for mount in host if mount.shared)
+    masters = peers | {(mount.master, mount.dev) for mount in host if mount.master}
+    return Expected(outside(tables, plan), True, frozenset(tables.host_groups), peers, masters)
 
 
 def _options(options: Sequence[tuple[str, str | None]]) -> bytes:

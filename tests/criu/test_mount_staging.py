@@ -14,7 +14,21 @@ from pathlib import Path
 import pytest
 from contained import Inside, MakeContainer, inside, pid_of
 from containers import Bind, Container, Held
-from mounting import comparable, mounted
+from mounting import (
+    BIND,
+    NOATIME,
+    NODEV,
+    NOEXEC,
+    NOSUID,
+    RDONLY,
+    REMOUNT,
+    attach,
+    comparable,
+    mount,
+    mounted,
+    umount,
+    within,
+)
 from puppets import PATIENCE, Checkpoint, Ran, adopt_orphans, externalize
 from support import compile_program
 
@@ -118,6 +132,38 @@ def test_a_source_with_submounts_in_a_user_namespace(
         assert puppet.ask("_ = open('/data/is').read()") == "data"
 
 
+def test_a_source_with_other_options_in_a_user_namespace(
+    place: Path, container: MakeContainer, criu_binary: str
+) -> None:
+    """They are locked there: criu alone fails with EPERM, after the tree has ended."""
+    checkpoint = Checkpoint(criu_binary, place)
+    with mounted(place / "data") as data, inside(place, container, [], userns=200_000) as puppet:
+        puppet.ask("_ = [os.mkdir(f'/tmp/{name}') for name in 'abc']")
+        attach(data, puppet.pid, "/tmp/a")
+        within(puppet.pid, lambda: mount("/tmp/a", "/tmp/b", "", BIND))
+        within(puppet.pid, lambda: mount("", "/tmp/a", "", BIND | REMOUNT | RDONLY | NODEV))
+        within(puppet.pid, lambda: mount("/tmp/a", "/tmp/c", "", BIND))
+        within(puppet.pid, lambda: mount("", "/tmp/c", "", BIND | REMOUNT | NOATIME))
+        refused = externalize(puppet.pid, "--dry-run", "--json")
+        assert refused.code == 7
+        (found,) = [one for one in refused.json["findings"] if one["rule"] == "mount-locked-option"]
+        assert found["subject"] == "mount /tmp/c"
+        within(puppet.pid, lambda: umount("/tmp/c"))
+        mount(place / "root", place / "root", "", BIND)
+        mount("", place / "root", "", BIND | REMOUNT | NOSUID)
+        refused = externalize(puppet.pid, "--dry-run", "--json")
+        umount(place / "root")
+        (found,) = [one for one in refused.json["findings"] if one["rule"] == "mount-locked-option"]
+        assert found["subject"] == "mount /"
+        mount("", data, "", BIND | REMOUNT | RDONLY | NOSUID | NODEV | NOEXEC | NOATIME)
+        before = comparable(puppet.pid)
+        planned = externalize(puppet.pid, "--dry-run", "--json").json["mounts"]
+        assert "stage" in next(one for one in planned if one["mountpoint"] == "/tmp/a")
+        _dumped(puppet, checkpoint)
+        _restored(puppet, checkpoint, checkpoint.restore())
+        assert comparable(puppet.pid) == before
+
+
 def test_mountpoints_that_are_missing_below_the_root_are_made(
     place: Path, container: MakeContainer, criu_binary: str, binds: list[Bind]
 ) -> None:
@@ -136,6 +182,33 @@ def test_mountpoints_that_are_missing_below_the_root_are_made(
         _restored(puppet, checkpoint, ran)
         assert f"made the missing mountpoint {root}/in/file" in checkpoint.log("restore.log")
         assert puppet.ask("_ = open('/in/file').read(), open('/in/4/is').read()") == ("file", "plain")
+
+
+def test_missing_mountpoints_are_made_below_the_root_that_criu_was_given(
+    place: Path, container: MakeContainer, criu_binary: str
+) -> None:
+    """In an option file of ours, with a root that the plan does not know; the planned one stays as it is."""
+    checkpoint = Checkpoint(criu_binary, place)
+    (place / "data").mkdir()
+    with inside(place, container, [Bind(place / "data", "/data")]) as puppet:
+        _dumped(puppet, checkpoint)
+        root = place / 'another "root" directory'
+        shutil.copytree(place / "root", root, symlinks=True)
+        for one in (place / "root", root):
+            (one / "data").rmdir()
+        conf = place / "here.conf"
+        written = externalize("restore", "-D", checkpoint.images, "--root", root, "--write-conf", conf)
+        assert written.code == 0, written
+        pidfile = checkpoint.images / "pid"
+        subprocess.run(
+            [checkpoint.criu, "restore", "-d", "-D", checkpoint.images, "-o", "restore.log",
+             "--config", conf, "--pidfile", pidfile],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True,
+            timeout=90,
+        )  # fmt: skip
+        puppet.restored(int(pidfile.read_text()))
+        assert (root / "data").is_dir() and not (place / "root" / "data").exists()
+        assert puppet.ask("_ = os.listdir('/data')") == []
 
 
 class TestKilled:

@@ -155,11 +155,14 @@ def test_tables_that_are_not_what_they_were_abort_the_restore(
         etc = next(line for line in lines if line[4] == "/etc")
         assert "ro" in etc[5].split(",")
         lines.append([999, root[0], root[2], "/x", "/gone", *root[5:]])
-        root[5] = "noatime," + root[5]
+        root[5] = "nosymfollow," + root[5]  # others the hook gives it again
         path.write_text(json.dumps(stored))
         refused = checkpoint.restore()
         assert refused.code == 9
-        assert "/ of pid 1 has lost noatime" in refused.err and "/gone of pid 1 is not mounted" in refused.err
+        assert (
+            "/ of pid 1 has lost nosymfollow" in refused.err
+            and "/gone of pid 1 is not mounted" in refused.err
+        )
         path.write_text("{}")
         assert "externalizer-mounts.json in the image directory can't be used" in checkpoint.restore().err
         path.unlink()
@@ -181,3 +184,21 @@ def test_a_mark_that_criu_did_not_find_is_a_veto(
         assert "criu did not take mounts from outside as external: /memory was not marked" in dumped.err
         assert puppet.ask("_ = 1") == 1
         assert not (checkpoint.images / "externalizer-plan.json").exists()
+
+
+def test_the_root_directory_has_its_own_options_again(
+    place: Path, container: MakeContainer, criu_binary: str
+) -> None:
+    """criu leaves it those of the mount on the host, which has others here."""
+    checkpoint = Checkpoint(criu_binary, place)
+    with inside(place, container, [], uid=0) as puppet:
+        within(puppet.pid, lambda: mount("", "/", "", BIND | REMOUNT | RDONLY | NOSUID | NOATIME))
+        before = comparable(puppet.pid)
+        mount(place / "root", place / "root", "", BIND)
+        try:
+            mount("", place / "root", "", BIND | REMOUNT | NODEV)
+            _cycle(puppet, checkpoint)
+        finally:
+            umount(place / "root")
+        assert comparable(puppet.pid) == before
+        assert "warning: mount" not in checkpoint.log("restore.log")

@@ -17,7 +17,7 @@ from containers import Bind, Container
 from externalizer.model.mount import Mount
 from externalizer.rules.mounts import MountNeed, MountVerdict
 from externalizer.scan import mountinfo, mountroot
-from externalizer.scan.mountsource import VerifiedSource, Verifier, verify
+from externalizer.scan.mountsource import VerifiedSource, Verifier, mount_id, verify
 
 MakeContainer = Callable[..., Container]
 SLEEP = ["sleep", "infinity"]
@@ -47,7 +47,11 @@ def target(container: MakeContainer, tmp_path: Path) -> Iterator[Container]:
 def test_the_same_directory_or_file_is_confirmed(target: Container, tmp_path: Path) -> None:
     data, file = _mount_at(target.pid, b"/a b/data"), _mount_at(target.pid, b"/file")
     status = (tmp_path / "data").stat()
-    expected = VerifiedSource(os.fsencode(tmp_path / "data"), status.st_dev, status.st_ino, status.st_mode)
+    fd = os.open(tmp_path / "data", os.O_PATH)
+    expected = VerifiedSource(
+        os.fsencode(tmp_path / "data"), status.st_dev, status.st_ino, status.st_mode, mount_id(fd)
+    )
+    os.close(fd)
     assert (
         verify(target.pid, _need(data, tmp_path / "missing", tmp_path / "other", tmp_path / "data"))
         == expected

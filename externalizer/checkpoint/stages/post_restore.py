@@ -18,6 +18,7 @@ from externalizer.checkpoint.restored import Restored
 from externalizer.checkpoint.settings import set_again
 from externalizer.checkpoint.verify import verify
 from externalizer.errors import RestoreFailed
+from externalizer.kernel import procfs
 from externalizer.model.finding import Action
 from externalizer.model.plan import Plan, SocketPlan
 
@@ -71,7 +72,8 @@ def _mounts(pid: int, images: int, plan: Plan) -> None:
     staging.remove(plan, criu_key())
     tables = mounttables.stored(images)
     with Restored(pid) as tree:
-        lost = peergroups.join_again(tree, tables, plan) + mountoptions.set_again(tree, tables)
+        lost = mountoptions.give_again(tree, tables)
+        lost += peergroups.join_again(tree, tables, plan, same_boot=plan.host.boot_id == procfs.boot_id())
         tree.refresh()
         found = mounttables.changes(tree, tables, plan, pid)
     for line in (*lost, *found.told):

@@ -43,6 +43,8 @@ def run(pid: int, images: int) -> None:
     stopped = wanted.FROZEN in os.environ
     plan = survey(pid, installation.paths(), policy, stopped=stopped)
     refuse(plan)
+    if plan.target.own_mount_ns:
+        _check_skipped(criu)
     if registered is None:
         say(f"no plan is registered for pid {pid}: planned now")
     else:
@@ -91,7 +93,7 @@ def _check_directory(images: int) -> None:
 
 
 def _check_options(criu: int) -> None:
-    if any(_is_lazy_pages(word) for word in (*procfs.cmdline(criu), *identity.config_words(criu))):
+    if _is_given(criu, b"--lazy-pages", b"--la"):
         raise Refused(
             "criu dump was given --lazy-pages",
             why="criu then ignores a refusal after the dump and leaves the tree stopped",
@@ -99,9 +101,19 @@ def _check_options(criu: int) -> None:
         )
 
 
-def _is_lazy_pages(word: bytes) -> bool:
-    """getopt_long(3) takes every unambiguous beginning; none of criu's other options begins with --la."""
-    return word.startswith(b"--la") and b"--lazy-pages".startswith(word)
+def _check_skipped(criu: int) -> None:
+    if _is_given(criu, b"--skip-mnt", b"--skip-m"):
+        raise Refused(
+            "criu dump was given --skip-mnt",
+            why="the mount would be missing after the restore, which is verified then",
+            hint="dump without it, or umount it in the tree before",
+        )
+
+
+def _is_given(criu: int, option: bytes, shortest: bytes) -> bool:
+    """getopt_long(3) takes every unambiguous beginning; no other option of criu's begins with `shortest`."""
+    words = (word.partition(b"=")[0] for word in (*procfs.cmdline(criu), *identity.config_words(criu)))
+    return any(word.startswith(shortest) and option.startswith(word) for word in words)
 
 
 def _mounts_as_planned(registered: Plan, now: Plan) -> None:

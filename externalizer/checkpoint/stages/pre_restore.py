@@ -5,7 +5,7 @@ criu has not made any process, so that only the image directory is known.
 
 from __future__ import annotations
 
-from externalizer.checkpoint import mountpoints, mounttables, sources, staging
+from externalizer.checkpoint import masters, mountpoints, mounttables, sources, staging
 from externalizer.checkpoint.artifacts import wanted_plan
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.criu import userns
@@ -29,6 +29,7 @@ def run(pid: int, images: int) -> None:
             hint="`externalize restore --map-mount MOUNTPOINT=PATH` names another",
         )
     tables = mounttables.stored(images)
+    masters.check(plan, tables)
     criu = criu_key()
     for path in mountpoints.make(plan, tables, criu):
         say(f"made the missing mountpoint {path}")
