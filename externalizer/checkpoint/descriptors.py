@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from externalizer.checkpoint import openfiles, pipes
+from externalizer.checkpoint import openfiles, pipes, terminals
 from externalizer.checkpoint.openfiles import Outside
 from externalizer.errors import UsageError
 from externalizer.model.descriptor import HANGUP, wish_for
@@ -36,13 +36,18 @@ def look(
     where two numbers of one file are to become different things.
     """
     plans, findings = [], []
-    found = [*openfiles.look(snapshot, holder_of), *pipes.look(pipes_of_tree, outside, holder_of)]
+    found = [
+        *openfiles.look(snapshot, holder_of),
+        *pipes.look(pipes_of_tree, outside, holder_of),
+        *terminals.look(snapshot, holder_of),
+    ]
     for one, facts in found:
         try:
-            facts = replace(facts, wish=wish_for(one.name, one.fds, policy.descriptors))
+            wish = wish_for(one.name, one.fds, policy.descriptors)
         except ValueError as error:
             raise UsageError(f"--fd: {error}") from error
-        if facts.wish == HANGUP and facts.kind != PIPE:
+        facts = replace(facts, wish=wish, shell_job=policy.shell_job)
+        if wish == HANGUP and facts.kind != PIPE:
             raise UsageError(f"--fd: {one.name} is a {facts.kind}, only a pipe can be hung up")
         judgement = judge(facts)
         findings.append(_finding(one, facts, judgement))
