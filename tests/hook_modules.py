@@ -40,7 +40,8 @@ _MOUNTS = {
 # A dump plans twice: before the tree is stopped, and from the frozen tree.
 _PLANNING = _GREETINGS | {
     "externalizer.checkpoint.greetings.variable", "externalizer.checkpoint.descriptors",
-    "externalizer.checkpoint.openfiles", "externalizer.checkpoint.pipes", "externalizer.checkpoint.terminals",
+    "externalizer.checkpoint.openfiles", "externalizer.checkpoint.memfds", "externalizer.scan.memfds",
+    "externalizer.checkpoint.pipes", "externalizer.checkpoint.terminals",
     "externalizer.criu.fdinfoimage",
     "externalizer.model.descriptor", "externalizer.rules.descriptors", "externalizer.scan.fdinfo",
     "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",

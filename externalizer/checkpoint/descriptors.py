@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from externalizer.checkpoint import openfiles, pipes, terminals
+from externalizer.checkpoint import memfds, openfiles, pipes, terminals
 from externalizer.checkpoint.openfiles import Outside
 from externalizer.errors import UsageError
-from externalizer.model.descriptor import HANGUP, wish_for
+from externalizer.model.descriptor import HANGUP, PRIVATE, wish_for
 from externalizer.model.finding import Finding, Holder, Place, Verdict
 from externalizer.model.plan import DescriptorPlan, Plan
 from externalizer.model.policy import Policy
 from externalizer.model.process import FdRef
 from externalizer.model.snapshot import Snapshot
-from externalizer.rules.descriptors import PIPE, DescriptorFacts, DescriptorJudgement, judge
+from externalizer.rules.descriptors import MEMFD, PIPE, DescriptorFacts, DescriptorJudgement, judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ def look(
         *openfiles.look(snapshot, holder_of),
         *pipes.look(pipes_of_tree, outside, holder_of),
         *terminals.look(snapshot, holder_of),
+        *memfds.look(snapshot, holder_of),
     ]
     for one, facts in found:
         try:
@@ -49,6 +50,10 @@ def look(
         facts = replace(facts, wish=wish, shell_job=policy.shell_job)
         if wish == HANGUP and facts.kind != PIPE:
             raise UsageError(f"--fd: {one.name} is a {facts.kind}, only a pipe can be hung up")
+        if wish is not None and (wish == PRIVATE) != (facts.kind == MEMFD):
+            raise UsageError(
+                f"--fd: {one.name} is a {facts.kind}; private is for a memfd, and all there is for it"
+            )
         judgement = judge(facts)
         findings.append(_finding(one, facts, judgement))
         if judgement.target:

@@ -74,12 +74,16 @@ def _candidates(snapshot: Snapshot) -> Iterator[FdRef]:
 
 def _internal_devices() -> frozenset[int]:
     """Devices of what has no mount in any namespace, which criu dumps in other ways: memfds and pipes."""
+    return frozenset((memfd_device(), pipe_device(), os.stat("/proc/self/ns/mnt").st_dev))
+
+
+def memfd_device() -> int:
+    """st_dev of all memfds that have no huge pages."""
     memfd = os.memfd_create("externalizer")
     try:
-        device = os.fstat(memfd).st_dev
+        return os.fstat(memfd).st_dev
     finally:
         os.close(memfd)
-    return frozenset((device, pipe_device(), os.stat("/proc/self/ns/mnt").st_dev))
 
 
 def pipe_device() -> int:

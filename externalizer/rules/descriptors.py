@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from externalizer.model.descriptor import HANGUP, NULL, STDIO
+from externalizer.model.descriptor import HANGUP, NULL, PRIVATE, STDIO
 from externalizer.model.finding import Verdict
 
 PIPE = "pipe"
 TERMINAL = "terminal"
+MEMFD = "memfd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,21 @@ def _no_terminal(f: DescriptorFacts) -> str | None:
     return f"terminal, for which {f.wish} is to be handed over: criu sets up what must be a terminal again"
 
 
+def _memfd_private(f: DescriptorFacts) -> str | None:
+    if f.kind != MEMFD or f.wish != PRIVATE:
+        return None
+    return f"the tree gets a copy of its own, and no longer shares this memory with {', '.join(f.others)}"
+
+
+def _memfd(f: DescriptorFacts) -> str | None:
+    if f.kind != MEMFD:
+        return None
+    return (
+        f"memory that is shared with {', '.join(f.others)} outside: criu would make a copy for the tree, and "
+        "each would go on with its own"
+    )
+
+
 def _shared_pipe(f: DescriptorFacts) -> str | None:
     if f.kind != PIPE or f.end_outside:
         return None
@@ -166,6 +182,11 @@ RULES = (
     DescriptorRule(
         "fd-terminal-none", _no_terminal, Verdict.REFUSED,
         "--fd {fd}={proposal}, and restore on a terminal; or a PATH of one",
+    ),
+    DescriptorRule("fd-memfd-private", _memfd_private, Verdict.SILENT_LOSS),
+    DescriptorRule(
+        "fd-memfd", _memfd, Verdict.NEEDS_CHOICE,
+        "end the sharing first; or --fd {fd}=private, if a copy will do",
     ),
     DescriptorRule("fd-pipe-shared", _shared_pipe, Verdict.SILENT_LOSS),
     DescriptorRule(
