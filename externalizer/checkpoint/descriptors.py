@@ -41,6 +41,7 @@ def look(
         *pipes.look(pipes_of_tree, outside, holder_of),
         *terminals.look(snapshot, holder_of),
         *memfds.look(snapshot, holder_of),
+        *pipes.unread_fifos(snapshot, holder_of),
     ]
     for one, facts in found:
         try:

@@ -27,8 +27,7 @@ def check_target(raw: bytes) -> bytes:
         return raw
     if not raw.startswith(b"/") or b"\0" in raw or len(raw) >= _MAX_PATH:
         raise ValueError(
-            "a target is stdin, stdout, stderr, null, hangup (of a pipe), private (of a memfd) or an absolute "
-            "path"
+            "a target is stdin, stdout, stderr, null, hangup (a pipe), private (a memfd) or an absolute path"
         )
     return raw
 

@@ -17,6 +17,7 @@ from externalizer.model.finding import Verdict
 PIPE = "pipe"
 TERMINAL = "terminal"
 MEMFD = "memfd"
+FIFO = "unread fifo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,15 @@ def _no_terminal(f: DescriptorFacts) -> str | None:
     return f"terminal, for which {f.wish} is to be handed over: criu sets up what must be a terminal again"
 
 
+def _fifo(f: DescriptorFacts) -> str | None:
+    if f.kind != FIFO:
+        return None
+    return (
+        f"{f.queued} bytes in a fifo are unread, whose writer is outside: they stay in it, and criu would "
+        "write them once more"
+    )
+
+
 def _memfd_private(f: DescriptorFacts) -> str | None:
     if f.kind != MEMFD or f.wish != PRIVATE:
         return None
@@ -182,6 +192,9 @@ RULES = (
     DescriptorRule(
         "fd-terminal-none", _no_terminal, Verdict.REFUSED,
         "--fd {fd}={proposal}, and restore on a terminal; or a PATH of one",
+    ),
+    DescriptorRule(
+        "fd-fifo-unread", _fifo, Verdict.REFUSED, "let the program read them, then dump again", transient=True
     ),
     DescriptorRule("fd-memfd-private", _memfd_private, Verdict.SILENT_LOSS),
     DescriptorRule(
