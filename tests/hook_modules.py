@@ -40,7 +40,8 @@ _MOUNTS = {
 # A dump plans twice: before the tree is stopped, and from the frozen tree.
 _PLANNING = _GREETINGS | {
     "externalizer.checkpoint.greetings.variable", "externalizer.checkpoint.descriptors",
-    "externalizer.checkpoint.openfiles", "externalizer.checkpoint.pipes",
+    "externalizer.checkpoint.openfiles", "externalizer.checkpoint.memfds", "externalizer.scan.memfds",
+    "externalizer.checkpoint.pipes", "externalizer.checkpoint.terminals",
     "externalizer.criu.fdinfoimage",
     "externalizer.model.descriptor", "externalizer.rules.descriptors", "externalizer.scan.fdinfo",
     "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
@@ -69,7 +70,7 @@ ALLOWED = {
         "externalizer.checkpoint.abstract", "externalizer.checkpoint.boundaries",
         "externalizer.checkpoint.emptyrecords",
         "externalizer.checkpoint.inflight", "externalizer.checkpoint.inheriting",
-        "externalizer.criu.pipesimage",
+        "externalizer.criu.pipesimage", "externalizer.criu.ttyimage",
         "externalizer.checkpoint.marks", "externalizer.checkpoint.mounttables",
         "externalizer.checkpoint.recording", "externalizer.checkpoint.runtimemarks",
         "externalizer.criu.mountsimage",

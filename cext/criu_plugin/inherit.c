@@ -222,6 +222,11 @@ static int hand_over(const struct ez_inherit *rec, const struct ez_inherit *befo
 		ez_log(EZ_LOG_ERROR, "%s can't be handed over: %s\n", key, strerror(-fd));
 		return fd;
 	}
+	if (!strncmp(key, "tty[", 4) && !isatty(fd)) {
+		ez_log(EZ_LOG_ERROR, "%s was a terminal, and what is to be handed over is none\n", key);
+		close(fd);
+		return -ENOTTY;
+	}
 	*before_fd = fd;
 	if (!inherit_fd_add(fd, key))
 		return 0;

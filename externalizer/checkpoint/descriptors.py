@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from externalizer.checkpoint import openfiles, pipes
+from externalizer.checkpoint import memfds, openfiles, pipes, terminals
 from externalizer.checkpoint.openfiles import Outside
 from externalizer.errors import UsageError
-from externalizer.model.descriptor import HANGUP, wish_for
+from externalizer.model.descriptor import HANGUP, PRIVATE, wish_for
 from externalizer.model.finding import Finding, Holder, Place, Verdict
 from externalizer.model.plan import DescriptorPlan, Plan
 from externalizer.model.policy import Policy
 from externalizer.model.process import FdRef
 from externalizer.model.snapshot import Snapshot
-from externalizer.rules.descriptors import PIPE, DescriptorFacts, DescriptorJudgement, judge
+from externalizer.rules.descriptors import MEMFD, PIPE, DescriptorFacts, DescriptorJudgement, judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,25 @@ def look(
     where two numbers of one file are to become different things.
     """
     plans, findings = [], []
-    found = [*openfiles.look(snapshot, holder_of), *pipes.look(pipes_of_tree, outside, holder_of)]
+    found = [
+        *openfiles.look(snapshot, holder_of),
+        *pipes.look(pipes_of_tree, outside, holder_of),
+        *terminals.look(snapshot, holder_of),
+        *memfds.look(snapshot, holder_of),
+        *pipes.unread_fifos(snapshot, holder_of),
+    ]
     for one, facts in found:
         try:
-            facts = replace(facts, wish=wish_for(one.name, one.fds, policy.descriptors))
+            wish = wish_for(one.name, one.fds, policy.descriptors)
         except ValueError as error:
             raise UsageError(f"--fd: {error}") from error
-        if facts.wish == HANGUP and facts.kind != PIPE:
+        facts = replace(facts, wish=wish, shell_job=policy.shell_job)
+        if wish == HANGUP and facts.kind != PIPE:
             raise UsageError(f"--fd: {one.name} is a {facts.kind}, only a pipe can be hung up")
+        if wish is not None and (wish == PRIVATE) != (facts.kind == MEMFD):
+            raise UsageError(
+                f"--fd: {one.name} is a {facts.kind}; private is for a memfd, and all there is for it"
+            )
         judgement = judge(facts)
         findings.append(_finding(one, facts, judgement))
         if judgement.target:

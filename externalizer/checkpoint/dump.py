@@ -48,7 +48,6 @@ class Options:
     """What the wrapper decides for criu. `passed_on` goes to criu as it is."""
 
     leave_running: bool = False
-    shell_job: bool = False
     tcp_established: bool = False
     scripts: tuple[str, ...] = ()
     passed_on: tuple[str, ...] = ()
@@ -182,7 +181,6 @@ def _lives(plan: Plan) -> bool:
 def _words(pid: int, dirfd: int, conf: str, options: Options) -> list[str]:
     words = ["dump", "-t", str(pid), "-D", f"/proc/self/fd/{dirfd}", "--config", conf, "-o", LOG, "-v3"]
     words += ["--leave-running"] if options.leave_running else []
-    words += ["--shell-job"] if options.shell_job else []
     words += ["--tcp-established"] if options.tcp_established else []
     return [*words, *options.passed_on]
 

@@ -11,7 +11,7 @@ from externalizer.checkpoint.inheriting import name_of, retargeted
 from externalizer.criu.images import read_optional
 from externalizer.errors import UsageError
 from externalizer.kernel import safefs
-from externalizer.model.descriptor import HANGUP, check_name, check_target, wish_for
+from externalizer.model.descriptor import HANGUP, PRIVATE, check_name, check_target, wish_for
 from externalizer.model.plan import DescriptorPlan, Plan
 from externalizer.model.record import INHERIT_FILE, pack_inherit, unpack_inherit
 from externalizer.model.text import printable
@@ -61,6 +61,8 @@ def _mapped(one: DescriptorPlan, wishes: Mapping[str, str]) -> DescriptorPlan:
         raise UsageError(f"--map-fd: {error}") from error
     if target is None:
         return one
+    if target == PRIVATE:
+        raise UsageError("--map-fd: private is for a memfd, and is chosen at the dump: --fd")
     if target == HANGUP and one.kind != "pipe":
         raise UsageError(f"--map-fd: {one.name} is a {one.kind}, only a pipe can be hung up")
     if target != HANGUP and one.queued:

@@ -59,7 +59,7 @@ def planned_beside_config(criu: int) -> Plan | None:
         return None
 
 
-_SHORT = {"R": "--leave-running", "s": "--leave-stopped"}
+_SHORT = {"j": "--shell-job", "R": "--leave-running", "s": "--leave-stopped"}
 _WITH_VALUE = "tDovxrJWLM"  # criu's short options that take the rest of the word (criu/config.c)
 
 
@@ -85,7 +85,7 @@ def _of_cluster(word: bytes) -> Iterator[str]:
 
 
 def _completed(name: str) -> str:
-    for whole in ("--leave-running", "--leave-stopped", "--page-server", "--stream"):
+    for whole in ("--leave-running", "--leave-stopped", "--page-server", "--shell-job", "--stream"):
         if len(name) > len("--leave-") and whole.startswith(name):
             return whole
     return name

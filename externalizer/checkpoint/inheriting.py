@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from externalizer.criu import fdinfoimage, pipesimage
+from externalizer.criu import fdinfoimage, pipesimage, ttyimage
 from externalizer.criu.images import FilesImage
 from externalizer.criu.messages import FD_TYPE_REG
 from externalizer.errors import Refused
@@ -31,7 +32,11 @@ def complete(images: int, files: FilesImage, in_flight: Collection[int], plan: P
     planned = {one.name: one for one in plan.descriptors}
     if not planned:
         return
-    records = [*_files(files, planned), *_pipes(images, files, in_flight, planned)]
+    records = [
+        *_files(files, planned),
+        *_pipes(images, files, in_flight, planned),
+        *_terminals(images, files, planned),
+    ]
     missing = sorted(planned.keys() - {name_of(record) for record in records})
     if missing:
         raise Refused(
@@ -52,7 +57,7 @@ def complete(images: int, files: FilesImage, in_flight: Collection[int], plan: P
 
 def name_of(record: InheritRecord) -> str:
     """The name in the plan of what a record is of."""
-    return record.key.rpartition("#")[0]
+    return record.key.partition("#")[0]
 
 
 def _files(files: FilesImage, planned: Mapping[str, DescriptorPlan]) -> Iterator[InheritRecord]:
@@ -84,6 +89,24 @@ def _pipes(
         _become_file(entry, record)
     fdinfoimage.as_files(images, {entry.id for entry in entries})
     return records
+
+
+def _terminals(
+    images: int, files: FilesImage, planned: Mapping[str, DescriptorPlan]
+) -> Iterator[InheritRecord]:
+    """One for each terminal, by criu's own name: it sets up session, settings and size of what it gets."""
+    if not any(one.kind == "terminal" for one in planned.values()):
+        return
+    external = ttyimage.external(images)
+    flags: dict[str, int] = {}
+    for entry in files.entries:
+        name = external.get(entry.tty.tty_info_id, "") if entry.HasField("tty") else ""
+        if name in planned:
+            flags.setdefault(name, entry.tty.flags)
+            if flags[name] & os.O_ACCMODE != entry.tty.flags & os.O_ACCMODE:
+                flags[name] = flags[name] & ~os.O_ACCMODE | os.O_RDWR
+    for name, each in flags.items():
+        yield retargeted(InheritRecord(name, None, each, stat.S_IFCHR | 0o620, 0, HANGUP), planned[name])
 
 
 def _check_pipe(

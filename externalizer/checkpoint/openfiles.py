@@ -48,7 +48,7 @@ def look(snapshot: Snapshot, holder_of: HolderOf) -> Iterator[tuple[Outside, Des
     for ref in _candidates(snapshot):
         try:
             info, link = fdinfo.read(ref.tid, ref.fd), _link(ref)
-            if info is None or info.mnt_id in mounted or not link.startswith(b"/") or _is_terminal(ref):
+            if info is None or info.mnt_id in mounted or not link.startswith(b"/") or is_terminal(ref):
                 continue
         except (TargetGone, OSError):
             continue  # closed or ended meanwhile: the look at the frozen tree is what counts
@@ -74,12 +74,16 @@ def _candidates(snapshot: Snapshot) -> Iterator[FdRef]:
 
 def _internal_devices() -> frozenset[int]:
     """Devices of what has no mount in any namespace, which criu dumps in other ways: memfds and pipes."""
+    return frozenset((memfd_device(), pipe_device(), os.stat("/proc/self/ns/mnt").st_dev))
+
+
+def memfd_device() -> int:
+    """st_dev of all memfds that have no huge pages."""
     memfd = os.memfd_create("externalizer")
     try:
-        device = os.fstat(memfd).st_dev
+        return os.fstat(memfd).st_dev
     finally:
         os.close(memfd)
-    return frozenset((device, pipe_device(), os.stat("/proc/self/ns/mnt").st_dev))
 
 
 def pipe_device() -> int:
@@ -96,7 +100,7 @@ def _link(ref: FdRef) -> bytes:
     return os.readlink(f"/proc/{ref.tid}/fd/{ref.fd}".encode())
 
 
-def _is_terminal(ref: FdRef) -> bool:
+def is_terminal(ref: FdRef) -> bool:
     """Terminals have a way of their own: criu names them by device. Raises OSError."""
     if not stat.S_ISCHR(ref.mode):
         return False

@@ -14,6 +14,7 @@ import stat
 import struct
 import termios
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from externalizer.checkpoint.openfiles import HolderOf, Outside, pipe_device
 from externalizer.checkpoint.shared import named
@@ -21,7 +22,7 @@ from externalizer.errors import ExternalizerError
 from externalizer.kernel.pidfd import Pins
 from externalizer.model.process import FdRef
 from externalizer.model.snapshot import Snapshot
-from externalizer.rules.descriptors import PIPE, DescriptorFacts
+from externalizer.rules.descriptors import FIFO, PIPE, DescriptorFacts
 from externalizer.scan import fdinfo
 
 
@@ -54,6 +55,24 @@ def look(
             others = outside.get(one.name, ())
             if end_outside or (not lone and others):
                 yield one, _facts(one, end_outside=end_outside, queued=queued, others=others)
+
+
+def unread_fifos(snapshot: Snapshot, holder_of: HolderOf) -> Iterator[tuple[Outside, DescriptorFacts]]:
+    """Yield each fifo that the tree only reads, with unread bytes in it and its writing end open."""
+    device = pipe_device()
+    found: dict[tuple[int, int], Outside] = {}
+    for ref in snapshot.open_files((stat.S_IFIFO,)):
+        access = _access(ref) if ref.dev != device else ""
+        if access:
+            one = found.setdefault((ref.dev, ref.ino), Outside(f"fifo:[{ref.ino}]", ref))
+            one.accesses.add(access)
+            one.holders.append(holder_of(ref))
+    with Pins() as pins:
+        for one in found.values():
+            end_outside, queued = _other_end(pins, one) if one.access == "read" else (False, 0)
+            if end_outside and queued:
+                facts = _facts(one, end_outside=True, queued=queued, others=())
+                yield one, replace(facts, kind=FIFO)
 
 
 def _access(ref: FdRef) -> str:

@@ -151,7 +151,7 @@ def _run(
     words = [
         "restore", "-d", "-D", f"/proc/self/fd/{dirfd}", "-o", LOG, "-v3", "--pidfile", pidfile,
     ]  # fmt: skip
-    words += ["--shell-job"] if options.shell_job else []
+    words += ["--shell-job"] if options.shell_job and not plan.policy.shell_job else []
     words += ["--tcp-established"] if options.tcp_established else []
     root = os.fsdecode(to_bytes(_root(plan, options.root)))
     variables = {**variables, **script_variables(options.scripts)} | (
@@ -170,7 +170,7 @@ def _run(
                 variables={**file.variables, **variables},
                 on_interrupt=_on_interrupt(dirfd, pidfile),
                 pass_fds=[dirfd],
-                keep_terminal=options.shell_job,
+                keep_terminal=options.shell_job or plan.policy.shell_job,
                 keep_stdin=any(one.target == "stdin" for one in plan.descriptors),
                 watch=lambda: following(dirfd, LOG, file.secret, progress),
             )

@@ -39,7 +39,6 @@ def run(args: argparse.Namespace) -> int:
     """Exit 0: dumped. The tree has ended, unless --leave-running."""
     options = checkpoint.Options(
         leave_running=args.leave_running,
-        shell_job=args.shell_job,
         tcp_established=args.tcp_established,
         scripts=tuple(args.action_script),
         passed_on=tuple(args.passed_on),

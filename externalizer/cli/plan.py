@@ -29,6 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="explain only, write nothing")
     onefile.add(parser)
+    parser.add_argument(
+        "-j",
+        "--shell-job",
+        action="store_true",
+        help="the tree is of a shell's session; for both option files",
+    )
     policies.add(parser)
     common.add_json(parser)
     common.add_criu(parser)

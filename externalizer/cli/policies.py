@@ -43,6 +43,7 @@ class _Rule(argparse.Action):
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(shell_job=False)  # a command may have -j
     group = parser.add_argument_group(
         "what shall become of external sockets", f"PATTERN: {KINDS}. The last that matches decides."
     )
@@ -100,6 +101,7 @@ def words(args: argparse.Namespace) -> list[str]:
     found += ["--on-missing", args.on_missing] if args.on_missing else []
     found += ["--keep-seconds", str(args.keep_seconds)] if args.keep_seconds else []
     found += [word for name, target in args.fd for word in ("--fd", f"{name}={_as_given(target)}")]
+    found += ["--shell-job"] if args.shell_job else []
     return found
 
 
@@ -119,4 +121,4 @@ def chosen(args: argparse.Namespace) -> Policy:
     )
     fdmaps.check(args.fd)
     policy = policies.policy(args.policy, given)
-    return msgspec.structs.replace(policy, descriptors=dict(args.fd))
+    return msgspec.structs.replace(policy, descriptors=dict(args.fd), shell_job=args.shell_job)

@@ -56,6 +56,17 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("r", "uint32", "flags", 3),
         ("r", "fown_entry", "fown", 4),
     ],
+    "tty_file_entry": [
+        ("r", "uint32", "id", 1),
+        ("r", "uint32", "tty_info_id", 2),
+        ("r", "uint32", "flags", 3),
+    ],
+    "tty_info_entry": [
+        ("r", "uint32", "id", 1),
+        ("r", "uint32", "type", 2),
+        ("r", "uint32", "rdev", 8),
+        ("o", "uint32", "dev", 13),
+    ],
     "pipe_data_entry": [("r", "uint32", "pipe_id", 1), ("r", "uint32", "bytes", 2)],
     "reg_file_entry": [
         ("r", "uint32", "id", 1),
@@ -72,6 +83,7 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("o", "reg_file_entry", "reg", 3),
         ("o", "unix_sk_entry", "usk", 16),
         ("o", "pipe_entry", "pipe", 18),
+        ("o", "tty_file_entry", "tty", 19),
     ],
     "scm_entry": [("r", "uint32", "type", 1), ("*", "uint32", "rights", 2)],
     "sk_packet_entry": [
@@ -140,6 +152,7 @@ def _build() -> dict[str, Any]:
 _CLASSES = _build()
 FileEntry: Any = _CLASSES["file_entry"]
 SkPacketEntry: Any = _CLASSES["sk_packet_entry"]
+TtyInfoEntry: Any = _CLASSES["tty_info_entry"]
 PipeDataEntry: Any = _CLASSES["pipe_data_entry"]
 FdinfoEntry: Any = _CLASSES["fdinfo_entry"]
 MntEntry: Any = _CLASSES["mnt_entry"]

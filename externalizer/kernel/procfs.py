@@ -16,11 +16,12 @@ _SIGKILL_PENDING = 1 << (9 - 1)  # in SigPnd and ShdPnd of status
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """Fields of /proc/PID/stat. `starttime`: clock ticks since boot."""
+    """Fields of /proc/PID/stat. `starttime`: clock ticks since boot; `terminal`: st_rdev of its terminal."""
 
     comm: bytes
     state: str
     ppid: int
+    terminal: int
     flags: int
     starttime: int
 
@@ -61,9 +62,16 @@ def stat(pid: int) -> Stat:
         comm=raw[start + 1 : end],
         state=chr(fields[0][0]),
         ppid=int(fields[1]),
+        terminal=_device(int(fields[4])),
         flags=int(fields[6]),
         starttime=int(fields[19]),
     )
+
+
+def _device(number: int) -> int:
+    """st_rdev of tty_nr: bits 15 to 8 are the major number, 31 to 20 and 7 to 0 the minor."""
+    number &= 0xFFFFFFFF
+    return os.makedev(number >> 8 & 0xFFF, number >> 20 << 8 | number & 0xFF)
 
 
 def starttime(pid: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 STDIO = ("stdin", "stdout", "stderr")  # of the command that restores: criu's own descriptors 0, 1, 2
 NULL = "null"
+PRIVATE = "private"  # of a memfd: the tree gets a copy of its own
 HANGUP = "hangup"  # of a pipe: as if its other end had closed
 _NULL_PATH = b"/dev/null"
 _NAME = re.compile(r"[0-9]+|(?:file|tty)\[[0-9a-f]+:[0-9a-f]+\]|pipe:\[[0-9]+\]|memfd:\[[0-9]+\]")
@@ -22,10 +23,12 @@ def check_name(text: str) -> str:
 
 def check_target(raw: bytes) -> bytes:
     """Return a target as users write it. Raises ValueError with a sentence that says how."""
-    if raw in (name.encode() for name in (*STDIO, NULL, HANGUP)):
+    if raw in (name.encode() for name in (*STDIO, NULL, HANGUP, PRIVATE)):
         return raw
     if not raw.startswith(b"/") or b"\0" in raw or len(raw) >= _MAX_PATH:
-        raise ValueError("a target is stdin, stdout, stderr, null, hangup (of a pipe) or an absolute path")
+        raise ValueError(
+            "a target is stdin, stdout, stderr, null, hangup (a pipe), private (a memfd) or an absolute path"
+        )
     return raw
 
 

@@ -37,7 +37,8 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     `on_missing`: what a restore does where a listener, or the holder of a kept socket, is gone: "fail",
     "hangup", or the number of seconds to wait for it. `keep_seconds` is the time to live of kept sockets.
     `descriptors`: what is handed over at the restore, a target for a descriptor's number or an external's
-    name (model.descriptor), printable.
+    name (model.descriptor), printable. `shell_job`: the tree is of a session whose leader is outside, and
+    criu is told so.
     """
 
     rules: tuple[PolicyRule, ...] = ()
@@ -45,6 +46,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     on_missing: str = "fail"
     keep_seconds: int = KEEP_SECONDS
     descriptors: dict[str, str] = {}
+    shell_job: bool = False
 
 
 DEFAULTS = Policy()

@@ -220,6 +220,8 @@ def build(
         ("libdir", installed.plugin_dir),
         ("action-script", installed.hook),
     ]
+    if policy.shell_job:
+        both.append(("shell-job", None))
     return model.sealed(
         model.Plan(
             schema=model.SCHEMA,

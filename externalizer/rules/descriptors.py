@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from externalizer.model.descriptor import HANGUP, STDIO
+from externalizer.model.descriptor import HANGUP, NULL, PRIVATE, STDIO
 from externalizer.model.finding import Verdict
 
 PIPE = "pipe"
+TERMINAL = "terminal"
+MEMFD = "memfd"
+FIFO = "unread fifo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class DescriptorFacts:
 
     `found`: criu's mount namespace shows this very file at `path`. `wish`: the target that the user wants,
     None = none said. Of a pipe: `end_outside`: its other end is open, and not in the tree; `queued`: bytes
-    that the tree has not read; `others`: who holds it outside, printable.
+    that the tree has not read; `others`: who holds it outside, printable. Of a terminal: `foreign_session`:
+    it is the controlling one of a session that a process outside leads; `shell_job`: criu is told so.
     """
 
     name: str
@@ -37,10 +41,14 @@ class DescriptorFacts:
     queued: int = 0
     others: tuple[str, ...] = ()
     wish: str | None = None
+    foreign_session: bool = False
+    shell_job: bool = False
 
     @property
     def proposal(self) -> str:
         """What the user may want to be handed over."""
+        if self.kind == TERMINAL:
+            return STDIO[self.fd if self.fd < len(STDIO) else 0]
         return STDIO[self.fd] if self.fd < len(STDIO) else "null"
 
 
@@ -73,7 +81,51 @@ class DescriptorJudgement:
 
 
 def _what(f: DescriptorFacts) -> str:
+    if f.kind == TERMINAL:
+        return "terminal that a program outside shows (its master)"
     return "pipe with its other end outside" if f.kind == PIPE else f"{f.kind} of another mount namespace"
+
+
+def _shell_job(f: DescriptorFacts) -> str | None:
+    if f.kind != TERMINAL or not f.foreign_session or not f.shell_job:
+        return None
+    return "terminal of a shell's session: after the restore it is the one that criu was started on"
+
+
+def _session(f: DescriptorFacts) -> str | None:
+    if f.kind != TERMINAL or not f.foreign_session:
+        return None
+    return "controlling terminal of a session whose leader, most often a shell, is outside of the tree"
+
+
+def _no_terminal(f: DescriptorFacts) -> str | None:
+    if f.kind != TERMINAL or f.wish not in (NULL, HANGUP):
+        return None
+    return f"terminal, for which {f.wish} is to be handed over: criu sets up what must be a terminal again"
+
+
+def _fifo(f: DescriptorFacts) -> str | None:
+    if f.kind != FIFO:
+        return None
+    return (
+        f"{f.queued} bytes in a fifo are unread, whose writer is outside: they stay in it, and criu would "
+        "write them once more"
+    )
+
+
+def _memfd_private(f: DescriptorFacts) -> str | None:
+    if f.kind != MEMFD or f.wish != PRIVATE:
+        return None
+    return f"the tree gets a copy of its own, and no longer shares this memory with {', '.join(f.others)}"
+
+
+def _memfd(f: DescriptorFacts) -> str | None:
+    if f.kind != MEMFD:
+        return None
+    return (
+        f"memory that is shared with {', '.join(f.others)} outside: criu would make a copy for the tree, and "
+        "each would go on with its own"
+    )
 
 
 def _shared_pipe(f: DescriptorFacts) -> str | None:
@@ -105,6 +157,12 @@ def _pipe(f: DescriptorFacts) -> str | None:
     return f"the other end of this pipe is outside{who}: criu would restore the tree's end alone"
 
 
+def _terminal(f: DescriptorFacts) -> str | None:
+    if f.kind != TERMINAL:
+        return None
+    return "the program that shows this terminal (its master) is outside: criu would find no master for it"
+
+
 def _same_path(f: DescriptorFacts) -> str | None:
     if not f.found:
         return None
@@ -125,6 +183,24 @@ _HANDOVER = "say what to hand over at the restore: --fd {fd}={proposal}, or null
 _HANDOVER_PIPE = "say what to hand over at the restore: --fd {fd}={proposal}, or null, a PATH, or hangup"
 
 RULES = (
+    DescriptorRule("fd-terminal-job", _shell_job, Verdict.OK),
+    DescriptorRule(
+        "fd-terminal-session", _session, Verdict.NEEDS_CHOICE,
+        "give -j (--shell-job), also to the restore, which must be started on a terminal; or start the "
+        "program by setsid(1)",
+    ),
+    DescriptorRule(
+        "fd-terminal-none", _no_terminal, Verdict.REFUSED,
+        "--fd {fd}={proposal}, and restore on a terminal; or a PATH of one",
+    ),
+    DescriptorRule(
+        "fd-fifo-unread", _fifo, Verdict.REFUSED, "let the program read them, then dump again", transient=True
+    ),
+    DescriptorRule("fd-memfd-private", _memfd_private, Verdict.SILENT_LOSS),
+    DescriptorRule(
+        "fd-memfd", _memfd, Verdict.NEEDS_CHOICE,
+        "end the sharing first; or --fd {fd}=private, if a copy will do",
+    ),
     DescriptorRule("fd-pipe-shared", _shared_pipe, Verdict.SILENT_LOSS),
     DescriptorRule(
         "fd-pipe-unread", _unread, Verdict.REFUSED,
@@ -133,6 +209,11 @@ RULES = (
     ),
     DescriptorRule("fd-chosen", _chosen, Verdict.HANDLED),
     DescriptorRule("fd-pipe", _pipe, Verdict.NEEDS_CHOICE, _HANDOVER_PIPE),
+    DescriptorRule(
+        "fd-terminal", _terminal, Verdict.NEEDS_CHOICE,
+        "say what terminal it gets at the restore: --fd {fd}={proposal}, and restore on a terminal; or "
+        "a PATH",
+    ),
     DescriptorRule("fd-same-path", _same_path, Verdict.HANDLED),
     DescriptorRule("fd-deleted", _deleted, Verdict.NEEDS_CHOICE, _HANDOVER),
     DescriptorRule("fd-elsewhere", _lost, Verdict.NEEDS_CHOICE, _HANDOVER),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import socket
 import subprocess
@@ -14,7 +16,7 @@ from typing import IO, Any
 import pytest
 from contained import Inside, MakeContainer, inside, pid_of
 from containers import Bind
-from puppets import Checkpoint, Ran, accept, externalize, listening
+from puppets import Checkpoint, Puppet, Ran, accept, externalize, listening
 
 pytestmark = pytest.mark.criu
 
@@ -193,3 +195,33 @@ def test_a_descriptor_that_criu_did_not_use_aborts_the_restore(
         refused = checkpoint.restore()
         assert refused.code == 9, refused
         assert f"is another file than {log}" in refused.err, refused.err
+
+
+def test_memory_shared_with_a_process_outside_is_not_copied_in_silence(
+    puppet: Puppet, checkpoint: Checkpoint
+) -> None:
+    """Open outside, then only mapped there; and one that is the tree's own."""
+    puppet.ask("m = os.memfd_create('shared'); os.write(m, b'before'); own = os.memfd_create('own')")
+    fd = puppet.ask("_ = m")
+    ours = os.open(f"/proc/{puppet.pid}/fd/{fd}", os.O_RDWR)
+
+    def refuses() -> None:
+        refused = checkpoint.dump(puppet)
+        told = " ".join(refused.out.split())
+        assert refused.code == 7 and f"--fd {fd}=private" in told and "[fd-memfd," in told, refused
+        assert told.count("REFUSED") == 1
+
+    refuses()
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    address = libc.mmap(None, ctypes.c_size_t(4096), mmap.PROT_READ, mmap.MAP_SHARED, ours, ctypes.c_long(0))
+    assert address not in (None, ctypes.c_void_p(-1).value)
+    os.close(ours)
+    try:
+        refuses()
+        checkpoint.cycle(puppet, "--fd", f"{fd}=private")
+        puppet.ask("os.pwrite(m, b'after!', 0)")
+        assert ctypes.string_at(address, 6) == b"before"
+    finally:
+        libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(4096))
+    assert puppet.ask("_ = os.pread(m, 9, 0)") == b"after!"

@@ -196,3 +196,36 @@ def test_flags_and_ends_shared_by_forked_processes(
     assert child.ask(f"_ = os.read({again}, 3)") == b"unr"
     assert puppet.ask(f"_ = os.read({opened}, 9) + os.read({opened}, 9)") == b"ead"
     assert alive(child.pid)
+
+
+def test_a_fifo_goes_on_by_its_path_and_is_not_read_twice(
+    place: Path, puppet: Puppet, checkpoint: Checkpoint
+) -> None:
+    os.mkfifo(place / "fifo", 0o666)
+    puppet.ask(f"f = os.open({str(place / 'fifo')!r}, os.O_RDONLY | os.O_NONBLOCK)")
+    writer = os.open(place / "fifo", os.O_WRONLY)
+    try:
+        os.write(writer, b"one")
+        refused = checkpoint.dump(puppet, "--retries", "0")
+        assert refused.code == 7 and "[fd-fifo-unread" in " ".join(refused.out.split()), refused
+        assert puppet.ask("_ = os.read(f, 9)") == b"one"
+        checkpoint.cycle(puppet)
+        os.write(writer, b"two")
+        assert puppet.ask("_ = os.read(f, 9)") == b"two"
+    finally:
+        os.close(writer)
+
+
+def test_criu_alone_has_a_fifo_read_twice(place: Path, puppet: Puppet, checkpoint: Checkpoint) -> None:
+    """The reason for the refusal."""
+    os.mkfifo(place / "fifo", 0o666)
+    puppet.ask(f"f = os.open({str(place / 'fifo')!r}, os.O_RDONLY | os.O_NONBLOCK)")
+    writer = os.open(place / "fifo", os.O_WRONLY)
+    try:
+        os.write(writer, b"one")
+        assert checkpoint.alone_dump(puppet).code == 0
+        puppet.reap()
+        assert checkpoint.alone_restore().code == 0
+        assert puppet.ask("_ = os.read(f, 9)") == b"oneone"
+    finally:
+        os.close(writer)

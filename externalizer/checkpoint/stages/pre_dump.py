@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 
+import msgspec
+
 from externalizer.checkpoint import descriptors, identity, installation, keeping, registry, wanted, wishes
 from externalizer.checkpoint.artifacts import PLAN_FILE
 from externalizer.checkpoint.hook import criu_key, say
@@ -40,6 +42,8 @@ def run(pid: int, images: int) -> None:
     identity.check(target, criu, os.environ)
     registered = registry.find(target)
     policy = wishes.policy_of(target, registered, criu)
+    if "--shell-job" in identity.options_of(criu):
+        policy = msgspec.structs.replace(policy, shell_job=True)
     stopped = wanted.FROZEN in os.environ
     plan = survey(pid, installation.paths(), policy, stopped=stopped)
     refuse(plan)

@@ -47,6 +47,7 @@ TOOLS: dict[str, Tool] = {
         in_place=True,
     ),
     "mke2fs": Tool(("e2fsprogs",), ("*sbin/mke2fs",), probe=("-V",)),
+    "tmux": Tool(("tmux",), ("usr/bin/tmux",), probe=("-V",)),
     "dbus": Tool(("dbus-daemon",), ("usr/bin/dbus-daemon",)),
     # Of its libraries apt itself needs libseccomp: every Debian has it.
     "runc": Tool(("runc",), ("usr/sbin/runc",), direct=True),
