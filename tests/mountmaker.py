@@ -30,11 +30,12 @@ _FILES = ("f0", "f1", "m2/file")
 
 @dataclass(frozen=True)
 class Made:
-    """One container as drawn: the launcher's flags and its steps."""
+    """One container as drawn: the launcher's flags and its steps; for dumps with mnt[] the letters."""
 
     userns: int
     namespaces: str
     steps: tuple[Step, ...]
+    automatic: str = ""
 
     def argv(self, program: Path) -> list[str | Path]:
         userns = ["--userns", str(self.userns)] if self.userns else []
@@ -45,8 +46,9 @@ class Made:
 class Host:
     """What containers are made of: directories and file systems of the host, mounted below `place`.
 
-    plain (a directory), shared and again (one tmpfs, in one peer group), slave (of shared), private (a
-    tmpfs), layers (an overlay), ram (a ramfs: criu doesn't know its kind), secret (a tmpfs with a file that
+    plain (a directory), shared and again (one tmpfs, in one peer group), slave (of shared), other (the same
+    in a peer group of its own), private (a tmpfs), layers (an overlay), ram (a ramfs: criu doesn't know its
+    kind), secret (a tmpfs with a file that
     root of a user namespace can't read), and root, the containers' root directory.
     """
 
@@ -66,9 +68,11 @@ class Host:
             self._furnish(self.place / name)
         (self.place / "secret" / "file").chmod(0o600)
         self._run("mount", "--make-shared", self.place / "shared")
-        for name in ("again", "slave"):
+        for name in ("again", "slave", "other"):
             self._run("mount", "--bind", self.place / "shared", self._mountpoint(name))
         self._run("mount", "--make-slave", self.place / "slave")
+        for word in ("--make-private", "--make-shared"):
+            self._run("mount", word, self.place / "other")
         options = f"lowerdir={self.place}/plain,upperdir={layers[0]},workdir={layers[1]}"
         self._run("mount", "-t", "overlay", "-o", options, "layers", self._mountpoint("layers"))
         self._root()
@@ -162,8 +166,10 @@ def _from_host(draw: st.DrawFn, host: Host, root: str) -> list[Step]:
         target = f"{root}/{draw(st.sampled_from(_FILES))}"
         return _with_propagation(draw, ("bind", draw(st.sampled_from(host.files())), target), target)
     target = f"{root}/{draw(st.sampled_from(_INSIDE))}"
-    verb = draw(st.sampled_from(["bind", "bind", "bind", "rbind"]))
-    return _with_propagation(draw, (verb, draw(st.sampled_from(host.sources())), target), target)
+    source = draw(st.sampled_from(host.sources()))
+    # What is below /dev and /sys is another thing on each machine, and what of it is locked can't be seen.
+    verb = "bind" if source in ("/dev", "/sys") else draw(st.sampled_from(["bind", "bind", "bind", "rbind"]))
+    return _with_propagation(draw, (verb, source, target), target)
 
 
 def _from_inside(draw: st.DrawFn) -> list[Step]:
@@ -198,7 +204,7 @@ def made(draw: st.DrawFn, host: Host) -> Made:
         for _ in range(draw(st.integers(0, 2))):
             steps += _from_inside(draw)
         steps.append(("end",))
-    return Made(userns, letters, tuple(steps))
+    return Made(userns, letters, tuple(steps), draw(st.sampled_from(["", "m", "s", "ms"])))
 
 
 def _root(draw: st.DrawFn, root: str) -> list[Step]:
@@ -256,25 +262,12 @@ def contents(host: Host, pid: int, drawn: Made) -> Contents | None:
         for mount in mountinfo.of_process(task):
             if mount.fstype == b"mqueue" and mount.root == b"/":
                 path = b"/proc/%d/root" % task + mount.mountpoint
-                if os.stat(path).st_dev != mount.dev:
+                if not os.path.isdir(path) or os.stat(path).st_dev != mount.dev:
                     return None
                 if os.listdir(path):
                     not_empty.add(mount.dev)
     secret = (host.place / "secret").stat().st_dev
-    if not drawn.userns:
-        return Contents(frozenset(not_empty))
-    return Contents(frozenset(not_empty), frozenset([secret]), frozenset(_locked(pid)))
-
-
-def _locked(pid: int) -> Iterator[int]:
-    """Mounts hidden by one on the same mountpoint that came from the host with them."""
-    of_host = {mount.dev for mount in mountinfo.of_self()}
-    for table in tables(pid):
-        by_id = {mount.mnt_id: mount for mount in table}
-        for mount in table:
-            parent = by_id.get(mount.parent_id)
-            if parent and parent.mountpoint == mount.mountpoint and mount.dev in of_host:
-                yield parent.mnt_id
+    return Contents(frozenset(not_empty), frozenset([secret] if drawn.userns else []))
 
 
 def walk(pid: int) -> Iterator[int]:

@@ -29,7 +29,7 @@ class Criu:
     """Runs criu dump and restore on one images directory, never with its default option files."""
 
     def __init__(self, binary: str, images: Path) -> None:
-        self._binary = binary
+        self.binary = binary
         self.images = images
         images.mkdir(mode=0o700)
 
@@ -47,7 +47,7 @@ class Criu:
     def _run(self, command: str, config: bytes, *options: str) -> Ran:
         (self.images / f"{command}.conf").write_bytes(config)
         log = self.images / f"{command}.log"
-        argv = [self._binary, command, "-D", self.images, "-v4", "-o", log.name]
+        argv = [self.binary, command, "-D", self.images, "-v4", "-o", log.name]
         done = subprocess.run(
             [*argv, "--config", self.images / f"{command}.conf", *options],
             env=criu_environment(), stdin=subprocess.DEVNULL,

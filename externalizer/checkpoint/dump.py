@@ -204,7 +204,8 @@ def _run(
         progress(
             "root lacks CAP_SYS_RESOURCE: a preload library reads other users' limits for criu from /proc"
         )
-    with runfile.written("dump", config.dump_conf(plan)) as file:
+    text, further = config.for_dump(plan)
+    with runfile.written("dump", text) as file:
 
         def on_interrupt(criu_pid: int) -> command.Then:
             if not _tree_stopped(dirfd):
@@ -220,7 +221,7 @@ def _run(
         try:
             status = command.run(
                 criu,
-                [*_words(pid, dirfd, file.path, options), *still.words],
+                [*_words(pid, dirfd, file.path, options), *further, *still.words],
                 variables={
                     **file.variables,
                     **still.variables,

@@ -86,7 +86,7 @@ def write_conf(
     `restore`.
     """
     with _adapted(images, options, progress) as (dirfd, plan):
-        text = _config(plan, criu, options.root)
+        text = config.restore_conf(_here(plan, criu, options.root))
         with fserrors.translated(images, "share"):
             userns.share(dirfd)
         if options.wishes == NO_WISHES:
@@ -123,8 +123,8 @@ def _root(plan: model.Plan, named: str | None) -> str:
     return plan.root if named is None else printable(os.path.abspath(os.fsencode(named)))
 
 
-def _config(plan: model.Plan, criu: Criu, root: str | None) -> bytes:
-    """restore.conf for this host: plugin and hook where they are HERE, not where they were at dump."""
+def _here(plan: model.Plan, criu: Criu, root: str | None) -> model.Plan:
+    """The plan with the options of this host: plugin and hook where they are HERE, not where they were."""
     here = installation.paths(criu)
     replaced = {"libdir": here.plugin_dir, "action-script": here.hook}
     if root is not None:
@@ -134,7 +134,7 @@ def _config(plan: model.Plan, criu: Criu, root: str | None) -> bytes:
         for keyword, value in plan.restore_options
     )
     options += tuple(replaced.items())  # a --root for a tree that needed none
-    return config.restore_conf(model.sealed(msgspec.structs.replace(plan, restore_options=options)))
+    return model.sealed(msgspec.structs.replace(plan, restore_options=options))
 
 
 def _run(
@@ -162,10 +162,11 @@ def _run(
     try:
         with fserrors.translated(LOG.encode(), "replace"), contextlib.suppress(FileNotFoundError):
             os.unlink(LOG, dir_fd=dirfd)
-        with runfile.written("restore", _config(plan, criu, options.root)) as file:
+        text, further = config.for_restore(_here(plan, criu, options.root))
+        with runfile.written("restore", text) as file:
             status = command.run(
                 criu,
-                [*words, "--config", file.path, *options.passed_on],
+                [*words, "--config", file.path, *further, *options.passed_on],
                 variables={**file.variables, **variables},
                 on_interrupt=_on_interrupt(dirfd, pidfile),
                 pass_fds=[dirfd],

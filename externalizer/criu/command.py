@@ -30,6 +30,7 @@ _OWNED = {
     "leave-running": "--leave-running before the `--`", "shell-job": "-j before the `--`",
     "freeze-cgroup": "--freeze before the `--`",
     "lazy-pages": "a dump without it: criu would ignore our hook's refusal",
+    "skip-mnt": "umount(8) in the tree before the dump: a restore that lacks a mount is a failed one",
     "help": "`criu --help`", "version": "`externalize version`",
 }  # fmt: skip
 _SHORT = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from externalizer.criu.optionfile import Comment, Option, render
+from externalizer.criu.optionfile import Comment, Option, can_hold, render
 from externalizer.model.plan import Plan
 from externalizer.model.text import to_bytes
 
@@ -17,6 +17,21 @@ ONE_FILE = "dump and restore"
 def options(pairs: Sequence[tuple[str, str | None]]) -> list[Option]:
     """The options of a plan with their values as the bytes they stand for."""
     return [Option(keyword, None if value is None else to_bytes(value)) for keyword, value in pairs]
+
+
+def separated(
+    pairs: Sequence[tuple[str, str | None]],
+) -> tuple[list[tuple[str, str | None]], list[bytes]]:
+    """The options that a file can hold, and the others as words of a command line, which holds any bytes."""
+    kept: list[tuple[str, str | None]] = []
+    words: list[bytes] = []
+    for keyword, value in pairs:
+        raw = None if value is None else to_bytes(value)
+        if raw is None or can_hold(keyword, raw):
+            kept.append((keyword, value))
+        else:
+            words.append(f"--{keyword}=".encode() + raw)
+    return kept, words
 
 
 def _file(plan: Plan, verb: str, pairs: Sequence[tuple[str, str | None]]) -> bytes:
@@ -51,3 +66,15 @@ def dump_conf(plan: Plan) -> bytes:
 def restore_conf(plan: Plan) -> bytes:
     """The text of restore.conf. Raises Refused for a value that the file can't express."""
     return _file(plan, "restore", plan.restore_options)
+
+
+def for_dump(plan: Plan) -> tuple[bytes, list[bytes]]:
+    """The text of a file for a criu that we start, and what goes on its command line instead."""
+    kept, words = separated(plan.dump_options)
+    return _file(plan, "dump", kept), words
+
+
+def for_restore(plan: Plan) -> tuple[bytes, list[bytes]]:
+    """As `for_dump`, for a restore."""
+    kept, words = separated(plan.restore_options)
+    return _file(plan, "restore", kept), words

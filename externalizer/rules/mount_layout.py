@@ -154,13 +154,17 @@ def _shows(wide: Mount, narrow: Mount, table: MountTable) -> bool:
     return table.root_of(narrow) == table.root_of(wide) or table.root_of(narrow).startswith(root + b"/")
 
 
-def lost_options(table: MountTable, marks: Marks) -> dict[int, bytes]:
+def lost_options(
+    table: MountTable, marks: Marks, of_sources: Mapping[int, frozenset[bytes]]
+) -> dict[int, bytes]:
     """Return marked mounts by id that criu's restore would leave without their options, such as `ro`.
 
     do_bind_mount_v2() in criu/mount-v2.c leaves the options alone where they are those of the mount that
-    it could bind from, the root or another marked one, and then binds from the host nevertheless.
+    it could bind from, the root or another marked one, and then binds from the host nevertheless. So they are
+    the source's: `of_sources` are the options that all mounts of the host have, by device.
     """
-    sources: dict[tuple[Superblock, bytes], dict[bytes, set[int]]] = defaultdict(lambda: defaultdict(set))
+    sources: dict[tuple[Superblock, bytes], dict[frozenset[bytes], set[int]]]
+    sources = defaultdict(lambda: defaultdict(set))
     marked = [mount for mount in table.mounts if mount.mnt_id in marks.mounts]
     tops = [mount for mount in table.mounts if mount.ns == table.root_ns and is_namespace_root(mount)]
     for mount in [*tops, *marked]:
@@ -169,15 +173,16 @@ def lost_options(table: MountTable, marks: Marks) -> dict[int, bytes]:
     found = {}
     for mount in marked:
         options = _options(mount)
+        lost = options - of_sources.get(mount.dev, frozenset())
         for root in ancestors(table.root_of(mount)):
             others = sources.get((table.superblock_of(mount), root), {}).get(options, set())
-            if options and others - {mount.mnt_id}:
-                found[mount.mnt_id] = options
+            if lost and others - {mount.mnt_id}:
+                found[mount.mnt_id] = b",".join(sorted(lost))
     return found
 
 
-def _options(mount: Mount) -> bytes:
-    return b",".join(each for each in mount.options.split(b",") if each not in (b"rw", b"relatime"))
+def _options(mount: Mount) -> frozenset[bytes]:
+    return frozenset(mount.options.split(b",")) - {b"rw", b"relatime"}
 
 
 def two_sources(table: MountTable, marks: Marks) -> Iterator[Mount]:

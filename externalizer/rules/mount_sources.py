@@ -24,6 +24,10 @@ class HostMounts:
             self._by_group[mount.dev, mount.root, mount.shared or mount.master].append(mount)
         self._mountpoints = sorted(mount.mountpoint for mount in mounts)
         self.devs = frozenset(mount.dev for mount in mounts)
+        self.options: dict[int, frozenset[bytes]] = {}  # that all mounts of a device have
+        for mount in mounts:
+            options = frozenset(mount.options.split(b","))
+            self.options[mount.dev] = self.options.get(mount.dev, options) & options
 
     def sources(self, mount: Mount, master: int = 0) -> tuple[bytes, ...]:
         """Return paths that should show what `mount` shows, best first, at most 32.

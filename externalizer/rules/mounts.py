@@ -27,9 +27,9 @@ from externalizer.rules.mount_sources import HostMounts
 
 __all__ = ["MountNeed", "MountVerdict", "MountView", "judge"]
 
-# Restored as new instances although the tree's were the host's own.
+# Restored as new instances although the tree's were the host's own; in a user namespace criu may not mount
+# most others either.
 _CUT_OFF = frozenset({b"tmpfs", b"devpts", b"overlay"})
-_CUT_OFF_IN_USER_NS = frozenset({b"debugfs", b"securityfs", b"pstore", b"devtmpfs", b"fusectl"})
 _CUT_OFF_BY_NAMESPACE = {b"proc": "pid", b"sysfs": "net", b"mqueue": "ipc"}
 _MEMORY_ONLY = frozenset({b"tmpfs", b"ramfs"})
 _WITHOUT_CONTENTS = frozenset({b"proc", b"sysfs", b"mqueue", b"devpts"})  # hidden, one is as good as another
@@ -81,7 +81,8 @@ class _Judge:
         if "user" in view.namespaces:
             self._locked = mount_locks.differing(self._table, everything)
         self._circles = {mount.mnt_id for mount in mount_layout.two_sources(self._table, everything)}
-        self._bare = mount_layout.lost_options(self._table, self._with_stacks(everything))
+        bound = Marks(self._with_stacks(everything).mounts | self._auto.keys())
+        self._bare = mount_layout.lost_options(self._table, bound, self._host.options)
 
     def _with_stacks(self, marks: Marks) -> Marks:
         """criu marks whatever else is on a marked mountpoint."""
@@ -183,7 +184,7 @@ class _Judge:
         top = stack[-1]
         marked = [one for one in stack if needs[one.mnt_id].key]
         if not marked:
-            return needs
+            return needs | {one.mnt_id: self._unconfirmed(needs[one.mnt_id]) for one in stack[:-1]}
         if len({(self._table.superblock_of(one), self._table.root_of(one)) for one in stack}) == 1:
             covered = "marked together with the one on top of it"
             found = {one.mnt_id: MountNeed(one, MountVerdict.COVERED, covered) for one in stack}
@@ -193,6 +194,12 @@ class _Judge:
             return needs | {one.mnt_id: MountNeed(one, MountVerdict.INSIDE, reason) for one in marked}
         reason = "several mounts are stacked on this mountpoint: criu would restore the wrong content"
         return {one.mnt_id: refusal(one, reason, "stacked") for one in stack}
+
+    def _unconfirmed(self, need: MountNeed) -> MountNeed:
+        if need.verdict is not MountVerdict.AUTO:
+            return need
+        reason = "another mount hides it, so that what criu finds on the host can't be compared with it"
+        return refusal(need.mount, reason, "hidden", outside=need.outside)
 
     def _may_be_new(self, need: MountNeed) -> bool:
         kind = base_type(need.mount) if need.mount else b""
@@ -223,7 +230,8 @@ class _Judge:
             return MountNeed(
                 mount, MountVerdict.REBUILD, reason, outside=outside, doc="mounts#overlay-inside"
             )
-        if kind in _OPENED and mount.mnt_id in self._hidden and "user" in self._view.namespaces:
+        may_be_locked = outside and mount.mnt_id in self._hidden and "user" in self._view.namespaces
+        if may_be_locked and kind in _OPENED:
             reason = "another mount hides it, and criu may not lift that in a user namespace"
             return refusal(mount, reason, "hidden", outside=outside)
         return MountNeed(mount, MountVerdict.INSIDE, "criu makes it again", outside=outside)
@@ -248,6 +256,9 @@ class _Judge:
         if shadows_others(mount.mountpoint):
             text = "its mountpoint holds `]:`, which criu would take for the end of another one's name"
             return refusal(mount, f"{reason}; {text}", "bracket", outside=outside)
+        if mount.mnt_id in self._hidden and mount.mnt_id not in self._stacks:
+            text = "another mount hides it, so that it can't be compared with the host's"
+            return refusal(mount, f"{reason}; {text}", "hidden", outside=outside)
         found = self._sources(mount)
         if not found and self._host.sources(mount):
             return self._master_gone(mount)
@@ -305,16 +316,14 @@ class _Judge:
 
     def _cut_off(self, mount: Mount) -> str:
         kind = base_type(mount)
-        own = self._view.namespaces
-        needed = _CUT_OFF_BY_NAMESPACE.get(kind)
-        lost = (
-            kind in _CUT_OFF
-            or (kind in _CUT_OFF_IN_USER_NS and "user" in own)
-            or (needed is not None and needed in own)
-        )
-        if not lost or self._table.root_of(mount) != b"/":
+        if self._table.root_of(mount) != b"/" or not is_known(mount):
             return ""
-        return f"unmarked, the host's {kind.decode('ascii', 'replace')} would become a private one"
+        name = kind.decode("ascii", "replace")
+        if kind in _CUT_OFF or _CUT_OFF_BY_NAMESPACE.get(kind) in self._view.namespaces:
+            return f"unmarked, the host's {name} would become a private one"
+        if "user" in self._view.namespaces:
+            return f"unmarked, the host's {name} would have to be mounted anew in a user namespace"
+        return ""
 
 
 def _why(failure: Failure | None) -> str:

@@ -7,9 +7,12 @@ and has the same mount tables again. `make mounts` makes many more containers an
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import re
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,7 +20,7 @@ import mountmaker
 import pytest
 from containers import Held, Launched
 from hypothesis import HealthCheck, given, note, reject, settings
-from mountmaker import Host, Made
+from mountmaker import USERNS, Host, Made
 from puppets import adopt_orphans
 from support import Criu, Ran
 
@@ -32,6 +35,8 @@ from externalizer.model.policy import DEFAULTS
 from externalizer.model.process import TaskKey
 from externalizer.model.text import to_bytes
 from externalizer.plan.build import Installed
+from externalizer.rules.criu_auto import automatic
+from externalizer.rules.criu_mounts import Marks
 from externalizer.rules.criu_simulator import Complaint, Contents, Simulator
 from externalizer.rules.mount_changes import Expected, compare
 from externalizer.scan import mountinfo, native
@@ -39,7 +44,8 @@ from externalizer.scan import mountinfo, native
 pytestmark = [pytest.mark.criu, pytest.mark.mounts]
 
 IN_CI, AT_FULL_SIZE = 30, 250
-_NOT_ABOUT_MOUNTS = "rlimit:"  # said where root lacks CAP_SYS_RESOURCE, at every dump
+# Said where root lacks CAP_SYS_RESOURCE, at every dump; and of tar(1), before what criu says of it.
+_NOT_ABOUT_MOUNTS = ("rlimit:", "exited, status=")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +65,7 @@ class Trial:
         self.criu = criu
         self.host = host
         self.number = number
-        self.userns = drawn.userns
+        self.drawn = drawn
         self.pid = pid
         tables = mountmaker.tables(pid)
         self.nested = len(tables) - 1
@@ -84,10 +90,26 @@ class Trial:
             assert predicted.words.decode() in first, (mountpoints, predicted)
         return predicted
 
-    def _dump(self, mountpoints: frozenset[bytes]) -> Ran:
+    def compare_automatic(self, letters: str) -> None:
+        """Dump with mnt[] and compare what criu finds on the host by itself, mount by mount."""
+        table = self.simulator.table
+        found = automatic(table, mountinfo.of_self(), Marks(), masters="m" in letters, sharing="s" in letters)
+        predicted = self.simulator.first_complaint(Marks(frozenset(found)), self.contents)
+        ran = self._dump(frozenset(), *(f"--external=mnt[]:{letter}" for letter in letters or [""]))
+        seen = re.findall(r"autodetected external mount (\S+) for \S+\((\d+)\)", ran.log)
+        assert {int(mnt_id): path.rstrip("/") for path, mnt_id in seen} == {
+            mnt_id: path.decode() for mnt_id, path in found.items()
+        }
+        first = next((line for line in ran.log.splitlines() if _is_complaint(line)), "")
+        assert (predicted is None) == (ran.status == 0), (letters, predicted, first)
+        assert predicted is None or predicted.words.decode() in first, (letters, predicted)
+
+    def _dump(self, mountpoints: frozenset[bytes], *options: str) -> Ran:
         images = self.host.place / f"images{next(self.number)}"
         lines = [Option("external", b"mnt[%s]:%s" % (one, _key(one).encode())) for one in sorted(mountpoints)]
-        ran = Criu(self.criu, images).dump(self.pid, render(lines) if lines else b"", "--leave-running")
+        ran = Criu(self.criu, images).dump(
+            self.pid, render(lines) if lines else b"", "--leave-running", *options
+        )
         shutil.rmtree(images)
         return ran
 
@@ -97,9 +119,10 @@ def _key(mountpoint: bytes) -> str:
 
 
 def _is_complaint(line: str) -> bool:
-    return ("Error (" in line or "BUG at" in line) and _NOT_ABOUT_MOUNTS not in line
+    return ("Error (" in line or "BUG at" in line) and not any(words in line for words in _NOT_ABOUT_MOUNTS)
 
 
+@pytest.mark.timeout(1200)  # at full size, on a busy machine
 def test_predicted_is_what_criu_does(criu_binary: str, host: Host, full_size: bool) -> None:
     number, seen = itertools.count(), mountmaker.SEEN
 
@@ -110,6 +133,7 @@ def test_predicted_is_what_criu_does(criu_binary: str, host: Host, full_size: bo
             seen["in a user namespace"] += bool(drawn.userns)
             seen["with nested mount namespaces"] += bool(trial.nested)
             _count(seen, "no marks", trial.compare(frozenset()))
+            trial.compare_automatic(letters=drawn.automatic)
             _check_marks(trial, seen)
             _check_plan(trial, seen, container)
 
@@ -156,10 +180,8 @@ def _check_plan(trial: Trial, seen: Counter[str], container: Launched) -> None:
     # criu reads them as root of the tree's user namespace.
     for path in (images.images, *images.images.iterdir()):
         path.chmod(path.stat().st_mode | 0o055)
-    us = TaskKey(os.getpid(), procfs.starttime(os.getpid()))  # the hook does that for criu
-    staging.make(plan, tables, us, trial.userns or None)
-    restored = images.restore(_options(plan.restore_options), "--manage-cgroups=ignore")
-    staging.remove(plan, us)
+    with _stages(plan, tables, USERNS if trial.drawn.userns else None):
+        restored = images.restore(_options(plan.restore_options), "--manage-cgroups=ignore")
     note(restored.log if restored.status else "")
     assert restored.status == 0, plan.restore_options
     with Held(restored.pid):
@@ -172,6 +194,17 @@ def _check_plan(trial: Trial, seen: Counter[str], container: Launched) -> None:
     wrong = [line for line in changes.wrong if "no longer with the host's mount" not in line]
     assert not wrong, (plan.mounts, wrong)
     seen["dumped and restored by the plan"] += 1
+
+
+@contextlib.contextmanager
+def _stages(plan: Plan, tables: mount_model.Tables, gid: int | None) -> Iterator[None]:
+    """As the hook makes them for a restore."""
+    ours = TaskKey(os.getpid(), procfs.starttime(os.getpid()))
+    staging.make(plan, tables, ours, gid)
+    try:
+        yield
+    finally:
+        staging.remove(plan, ours)
 
 
 def _expected(tables: mount_model.Tables, plan: Plan) -> Expected:
@@ -210,3 +243,43 @@ def _run(check: Callable[[Made], None], host: Host, examples: int, full_size: bo
         suppress_health_check=list(HealthCheck), print_blob=full_size,
     )  # fmt: skip
     options(given(mountmaker.made(host))(check))()
+
+
+def test_what_a_user_namespace_locks_is_predicted(criu_binary: str, host: Host) -> None:
+    """mount_namespaces(7): what comes along from outside together can't be taken apart inside."""
+    place = host.place / "locked"
+    place.mkdir()
+    for name in ("below", "above"):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", name, place], check=True)
+    root = f"{host.place}/root"
+    steps: tuple[tuple[str, ...], ...] = (
+        ("propagate", "rprivate", "/"), ("bind", root, root), ("mount", "proc", "proc", f"{root}/proc", ""),
+        ("rbind", str(place), f"{root}/m4"), ("pivot", root),
+    )  # fmt: skip
+    # A bind takes the topmost alone: the lower one comes with the mount of the directory above.
+    rest = [("rbind", str(host.place), f"{root}/m4") if step[0] == "rbind" else step for step in steps]
+    drawn = Made(USERNS, "p", tuple(rest))
+    try:
+        with mountmaker.running(host, drawn) as container:
+            table = mountmaker.tables(container.pid)[0]
+            mountpoint = b"/m4/locked"
+            lower = next(
+                mount for mount in table if mount.mountpoint == mountpoint and mount.source == b"below"
+            )
+            simulator = Simulator([table], cgroup_namespace=False)
+            images = Criu(criu_binary, host.place / "images-locked")
+            others = frozenset(
+                m.mountpoint for m in table if m.mountpoint not in (b"/", b"/proc", mountpoint)
+            )
+            lines = [Option("external", b"mnt[%s]:%s" % (one, _key(one).encode())) for one in sorted(others)]
+            ran = images.dump(container.pid, render(lines), "--leave-running")
+            contents = Contents(locked=frozenset([lower.mnt_id]))
+            predicted = simulator.first_complaint(simulator.marked(others), contents)
+            assert (
+                predicted is not None
+                and predicted.words == b"Unable to umount child-overmount .%s" % mountpoint
+            )
+            assert predicted.words.decode() in next(filter(_is_complaint, ran.log.splitlines()))
+    finally:
+        for _ in range(2):
+            subprocess.run(["umount", place], check=True)

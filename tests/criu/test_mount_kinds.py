@@ -98,8 +98,8 @@ def test_nested_namespaces(paused: Callable[..., Container], checkpoint: Checkpo
     for name in ("both", "only"):
         (place / name).mkdir()
     with paused(1) as tree:
+        (child,) = children(tree.pid, 1)  # before that it may yet copy the root task's mounts
         attach(place / "both", tree.pid, "/a")
-        (child,) = children(tree.pid, 1)
         attach(place / "both", child, "/a")
         attach(place / "only", child, "/b")
         within(child, lambda: mount("own", "/c", "tmpfs"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from contained import Inside, MakeContainer, inside, pid_of
-from containers import Bind
+from containers import Bind, Container, Held
 from mounting import (
     BIND,
     NOATIME,
@@ -29,7 +29,8 @@ from mounting import (
     umount,
     within,
 )
-from puppets import PATIENCE, Checkpoint, Ran, externalize
+from puppets import PATIENCE, Checkpoint, Ran, adopt_orphans, externalize
+from support import compile_program
 
 from externalizer.scan import mountinfo
 
@@ -88,6 +89,30 @@ def test_sources_with_names_that_no_option_file_holds(
             (place / "host" / name / "new").write_text("after")
             assert puppet.ask(f"_ = open('/in/{number}/new').read()") == "after"
         assert "3 external mounts are staged" in checkpoint.log("restore.log")
+
+
+def test_mountpoints_and_a_root_with_such_names(place: Path, build_directory: Path, criu_binary: str) -> None:
+    """Our commands name them on criu's command line; the files of a plan can't be written."""
+    adopt_orphans()
+    odd = place / "a # root\nx"
+    odd.mkdir()
+    (place / "data").mkdir()
+    program = compile_program("contain.c", build_directory / "contain")
+    pause = compile_program("pause.c", place / "pause", "-static")
+    binds = [Bind(pause, "/pause"), Bind(place / "data", "/in # side")]
+    checkpoint = Checkpoint(criu_binary, place)
+    with Container(program, odd, ["/pause"], binds=binds, bare=True) as tree:
+        refused = externalize(tree.pid, "-o", place / "plan")
+        assert refused.code == 7 and "can't have this value in an option file" in refused.err
+        assert not (place / "plan").exists()
+        dumped = externalize("dump", tree.pid, "-D", checkpoint.images)
+        assert dumped.code == 0, (dumped, checkpoint.log("dump.log")[-3000:])
+        assert tree.init.has_ended(PATIENCE)
+        restored = checkpoint.restore()
+        assert restored.code == 0, (restored.err, checkpoint.log("restore.log")[-3000:])
+        with Held(pid_of(restored.out)) as held:
+            (place / "data" / "new").write_text("after")
+            assert Path(f"/proc/{held.pid}/root/in # side/new").read_text() == "after"
 
 
 def test_a_source_with_submounts_in_a_user_namespace(

@@ -13,7 +13,7 @@
  *   ro TARGET, umount TARGET, mkdir PATH, touch PATH, rmdir PATH
  *   copy SOURCE TARGET          a program
  *   pivot ROOT                  ROOT must be a mountpoint and hold this program as /init: it goes on as that
- *   chroot PATH
+ *   chroot PATH, chdir PATH
  *   fork, nested, end           the steps up to `end` are a child's; that of `nested` has its own mount namespace
  *
  * A step that the kernel refuses is left out: random steps are wanted. Only pivot must succeed. When all is done
@@ -170,6 +170,9 @@ static void run(char **step)
 		} else if (!strcmp(word, "chroot")) {
 			if (!chroot(*step++) && chdir("/"))
 				fail("chdir", "/");
+		} else if (!strcmp(word, "chdir")) {
+			if (chdir(*step++))
+				fail("chdir", step[-1]);
 		} else if (!strcmp(word, "pivot")) {
 			pivot(step);
 		} else if (!strcmp(word, "fork") || !strcmp(word, "nested")) {

@@ -108,6 +108,7 @@ OWNED = [
     "--daemon", "--no-daemon", "--pidfile", "--pidfile=/x", "--pid",
     "-r", "-r/x", "--root", "--root=/x", "--roo",
     "-R", "--leave-running", "--leave-r", "-j", "--shell-job", "--shell", "--no-shell-job",
+    "--skip-mnt", "--skip-mnt=/x", "--skip-m",
     "-h", "--help", "-V", "--version", "--vers",
     "-lD/x", "-sR", "-jD/x", "-st1", "-lh",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from externalizer.rules.mount_sources import HostMounts
 from externalizer.rules.mounts import MountNeed, MountVerdict, MountView, judge
 
 HOST, ROOT, NESTED = 100, 200, 300
-EXT4, TMPFS, PROC, PRIVATE = 1, 2, 3, 4
+EXT4, TMPFS, PROC, MQUEUE, PRIVATE = 1, 2, 3, 5, 6
 
 _ids = iter(range(1, 1 << 30))
 
@@ -151,6 +151,9 @@ def test_slaves_of_the_host_must_be_marked() -> None:
         (b"mqueue", "ipc", MountVerdict.SHOULD),
         (b"debugfs", "", MountVerdict.INSIDE),
         (b"debugfs", "user", MountVerdict.SHOULD),
+        (b"proc", "user", MountVerdict.SHOULD),
+        (b"cgroup2", "", MountVerdict.INSIDE),
+        (b"cgroup2", "user", MountVerdict.SHOULD),
     ],
 )
 def test_what_would_silently_be_cut_off(fstype: bytes, namespaces: str, verdict: MountVerdict) -> None:
@@ -260,6 +263,14 @@ def test_what_only_a_nested_namespace_has_is_left_to_criu() -> None:
     assert one(found, b"/e").verdict == one(found, b"/shm").verdict == MountVerdict.AUTO
     assert one(found, b"/e").candidates == (b"/srv/elsewhere",)
     assert one(found, b"/data").verdict == MountVerdict.MUST
+    twice = stack(*(mount(b"/e", root=b"/srv/elsewhere", ns=NESTED) for _ in range(2)))
+    below, top = judge(view(ROOTFS, nested={NESTED: [root, *twice]}))[-2:]
+    assert (below.doc, top.verdict) == ("mounts#hidden", MountVerdict.AUTO)
+    read_only = [
+        replace(each, options=b"ro") for each in (data, mount(b"/data", root=b"/srv/data", ns=NESTED))
+    ]
+    lost = judge(view(ROOTFS, read_only[0], nested={NESTED: [root, elsewhere, read_only[1]]}))
+    assert {need.doc for need in lost if need.refuses} == {"mounts#lost-option"}
     group = mount(b"/g", root=b"/srv/g", ns=NESTED, master=4)
     assert one(judge(view(ROOTFS, nested={NESTED: [root, group]})), b"/g").refuses
     host = (mount(b"/", ns=HOST, shared=4), *HOST_MOUNTS[1:])
@@ -300,7 +311,10 @@ def test_what_restores_wrongly_or_never_is_refused() -> None:
     below = stack(*(mount(b"/s", PRIVATE, fstype=b"tmpfs") for _ in range(2)))
     assert docs(*below, in_use=frozenset({below[0].mnt_id})) == {"hidden-in-use"}
     assert docs(*below, in_use=frozenset({below[1].mnt_id})) == set()
-    assert docs(*below, namespaces=frozenset({"user"})) == {"hidden"}
+    locked = stack(mount(b"/s", MQUEUE, fstype=b"mqueue"), mount(b"/s", PRIVATE, fstype=b"tmpfs"))
+    hosts = (*HOST_MOUNTS, mount(b"/dev/mqueue", MQUEUE, fstype=b"mqueue", ns=HOST))
+    assert docs(*locked, host=hosts) == set()
+    assert docs(*locked, host=hosts, namespaces=frozenset({"user"})) == set()  # criu makes a new one
     assert docs(mount(b"/t", PRIVATE, fstype=b"tracefs")) == {"tracefs"}
     assert docs(replace(mount(b"/o", PRIVATE, fstype=b"tmpfs"), options=b"rw,idmapped")) == {"lost-option"}
     assert docs(mount(b"/o", PRIVATE, fstype=b"overlay")) == {"overlay-inside"}
@@ -311,6 +325,8 @@ def test_what_restores_wrongly_or_never_is_refused() -> None:
     ]
     peers = [mount(b"/", ns=HOST, shared=1), mount(b"/again", ns=HOST, shared=2)]
     assert docs(*read_only, host=(*peers, *HOST_MOUNTS[1:])) == {"lost-option"}
+    bare_host = [replace(each, options=b"ro,relatime") for each in peers]
+    assert docs(*read_only, host=(*bare_host, *HOST_MOUNTS[1:])) == set()  # they have it from the source
     writable = [replace(each, options=b"rw,relatime") for each in read_only]
     assert docs(*writable, host=(*peers, *HOST_MOUNTS[1:])) == set()
     twice = [mount(b"/x", PRIVATE + n, fstype=b"tmpfs") for n in range(2)]
