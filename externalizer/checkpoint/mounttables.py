@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from externalizer.kernel import procfs, safefs
 from externalizer.model.mount import Mount
 from externalizer.model.mounttable import (
     Line,
+    Table,
     Tables,
     TablesDamaged,
     from_json,
@@ -23,7 +25,7 @@ from externalizer.model.plan import Mark, Plan
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import to_bytes
 from externalizer.rules.mount_changes import Changes, Expected, compare
-from externalizer.scan import mountinfo
+from externalizer.scan import mountinfo, mountsource
 
 if TYPE_CHECKING:
     from externalizer.checkpoint.restored import Restored
@@ -85,7 +87,25 @@ def changes(tree: Restored, tables: Tables, plan: Plan, root: int) -> Changes:
         ),
         others=frozenset((tables.namespaces[0].vpid, mountpoint) for mountpoint in tables.marked),
     )
+    if expected.same_places:
+        replaced = _replaced(plan, tables.namespaces[0], after.get(tables.namespaces[0].vpid, ()))
+        expected = dataclasses.replace(expected, replaced=replaced)
     return compare(tables.namespaces, after, expected)
+
+
+def _replaced(plan: Plan, before: Table, after: Sequence[Line]) -> frozenset[int]:
+    """Devices, as at the dump, of sources that are others by now, which was told before criu started."""
+    devices = {line.mountpoint: line.dev for line in before.lines}
+    now = {line.mountpoint: line.dev for line in after}
+    moved = [mount for mount in plan.mounts if devices.get(mount.mountpoint) != now.get(mount.mountpoint)]
+    found = mountsource.probe([to_bytes(mount.source) for mount in moved])
+    return frozenset(
+        devices[mount.mountpoint]
+        for mount, status in zip(moved, found, strict=True)
+        if mount.mountpoint in devices
+        and isinstance(status, os.stat_result)
+        and (status.st_dev, status.st_ino) != (mount.dev, mount.ino)
+    )
 
 
 def _root_moved(plan: Plan, root: int) -> bool:

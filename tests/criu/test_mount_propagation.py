@@ -161,6 +161,25 @@ def test_sources_that_are_private_now(
         assert one.master if kind == "slave" else one.shared
 
 
+def test_a_source_that_was_mounted_again(
+    paused: Callable[[], Container], checkpoint: Checkpoint, place: Path
+) -> None:
+    """On another device now: told before, and what is there now is what the tree gets."""
+    with mounted(place / "data") as data, paused() as tree:
+        attach(data, tree.pid, "/a")
+        assert externalize("dump", tree.pid, "-D", checkpoint.images).code == 0
+        assert tree.init.has_ended(20)
+        umount(data)
+        with mounted(place / "takes the number"):
+            mount("again", data, "tmpfs")
+            (data / "is").write_text("new")
+            restored = checkpoint.restore()
+            assert restored.code == 0, restored
+            assert "is not the same as at the dump (for /a)" in restored.err
+            with Held(pid_of(restored.out)) as now:
+                assert Path(f"/proc/{now.pid}/root/a/is").read_text() == "new"
+
+
 @pytest.mark.parametrize("change", ["mount", "umount", "make-private"])
 def test_a_change_on_the_host_that_reaches_the_frozen_tree_is_a_veto(
     paused: Callable[[], Container], checkpoint: Checkpoint, place: Path, shared: Path, change: str

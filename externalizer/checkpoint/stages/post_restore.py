@@ -61,7 +61,7 @@ def _run(pid: int, images: int) -> None:
 
 
 def _mounts(pid: int, images: int, plan: Plan) -> None:
-    """Join the host's peer groups and set lost options again, then compare all tables with the dump's."""
+    """Join the peer groups of the host again, then compare all mount tables with those of the dump."""
     from externalizer.checkpoint import (
         mountoptions,
         mounttables,
