@@ -21,6 +21,7 @@ _ERRORS_MAX = 2000  # errors of one run that are kept; a log with more repeats i
 _RUNS_MAX = 100
 _NEAR_BEFORE, _NEAR_AFTER = 5, 3
 _HOOK = re.compile(rb"externalizer(?:\[[0-9a-f]+\])?: refused(?: for now)?: (.*)")
+_AFTER_END = re.compile(r"killed by signal|exited, status")  # of tasks that are waited for at last
 _VERSION = re.compile(rb"Version: (\S+) ")
 _KERNEL = re.compile(rb"Running on \S+ Linux (\S+) ")
 _ROOT = re.compile(rb"Dumping processes \(pid: (\d+)")
@@ -49,6 +50,7 @@ class Run:
     root: int | None = None
     succeeded: bool = False
     errors: list[Line] = field(default_factory=list)
+    warnings: deque[Line] = field(default_factory=lambda: deque(maxlen=_ERRORS_MAX))
     tasks: dict[int, tuple[int, str]] = field(default_factory=dict)  # line number → the task criu was at
     details: dict[int, tuple[str, ...]] = field(default_factory=dict)  # line number → lines right before
     near: list[str] = field(default_factory=list)
@@ -106,14 +108,17 @@ class _Reader:
         line = loglines.error(raw, number)
         if self._timed_only and line is not None and not line.timed:
             line = None
-        if self._ended and (line is not None or raw.startswith(b"(00.000000)")):
+        begins = line is not None and not line.warning and not _AFTER_END.search(line.text)
+        if self._ended and (begins or raw.startswith(b"(00.000000)")):
             self._new_run()
         run = self.runs[-1]
-        if line is not None:
+        if line is not None and line.warning:
+            run.warnings.append(line)
+        elif line is not None:
             self._error(run, line, raw)
         else:
             self._other(run, raw, number)
-        if self._after and (line is None or line.number != run.errors[0].number):
+        if self._after and number != run.errors[0].number:
             run.near.append(loglines.shown(raw))
             self._after -= 1
         self._last.append(raw)
@@ -209,9 +214,13 @@ def _found(line: Line) -> _Found:
 
 
 def real_errors(run: Run) -> list[_Found]:
-    """The errors that don't only say that something before them failed."""
-    found = [_found(line) for line in run.errors]
-    return [each for each in found if each.entry is None or not each.entry.follows]
+    """The errors that don't only say that something before them failed.
+
+    Some functions of criu's only warn, and their callers then print nothing of their own: where there is no
+    other error, a known warning is what failed.
+    """
+    found = [each for each in map(_found, run.errors) if each.entry is None or not each.entry.follows]
+    return found or [each for each in map(_found, run.warnings) if each.entry and not each.entry.follows]
 
 
 def failures(run: Run, images: str = "") -> list[Failure]:
@@ -229,7 +238,7 @@ def failures(run: Run, images: str = "") -> list[Failure]:
         found = killed[:1] or follows[:1]
     groups: dict[int | None, list[_Found]] = {}
     for each in found:
-        groups.setdefault(each.line.pid, []).append(each)
+        groups.setdefault(None if run.verb == "dump" else each.line.pid, []).append(each)
     causes = [_cause(group) for group in groups.values()]
     causes = [each for each in causes if each[0].entry is not None] or causes[:1]
     distinct = {(each.entry, each.line.text): (each, before) for each, before in reversed(causes)}
@@ -269,7 +278,7 @@ def _failure(run: Run, found: _Found, before: Line | None, rest: Sequence[Line],
     pid, comm = run.tasks.get(line.number, (line.pid, ""))
     values = {"pid": str(pid)} if pid else {}
     values |= {"root": str(run.root)} if run.root else {}
-    values |= found.groups
+    values |= {name.removesuffix("_too"): value for name, value in found.groups.items()}
     # A target chooses some of these values: a shell must read each as one word.
     words = {key: shell_word(_raw_bytes(value)) for key, value in values.items()}
     words |= {"images": images} if images else {}
@@ -279,10 +288,10 @@ def _failure(run: Run, found: _Found, before: Line | None, rest: Sequence[Line],
         cause=entry.cause.format_map(_Told(values)) if entry else _UNKNOWN,
         remedy=entry.remedy.format_map(_Told(values)) if entry else "read the lines around it",
         command=entry.command.format_map(_Values(words)) if entry else "",
-        pid=_number(found.groups.get("pid")) or pid,
+        pid=_number(values.get("pid")),
         comm=comm,
-        fd=_number(found.groups.get("fd")),
-        path=found.groups.get("mountpoint") or found.groups.get("path") or "",
+        fd=_number(values.get("fd")),
+        path=values.get("mountpoint") or values.get("path") or "",
         inos=_inodes(run, line, found.groups),
         consequences=tuple(each for each in rest if each.number > line.number),
         unknown_before=before,

@@ -30,7 +30,7 @@ _LOGFMT = re.compile(r'^time=\S+ level=\w+ msg="((?:[^"\\]|\\.)*)"')
 _GO_ESCAPE = re.compile(r"\\(.)")
 _ERROR = re.compile(
     r"(?P<time>\(\d+\.\d+\)\s*)?(?:pie:\s*)?(?:(?P<pid>\d+): )?"
-    r"Error \((?P<source>[\w./-]+:\d+)\): (?P<text>.*)"
+    r"(?P<level>Error|Warn ) \((?P<source>[\w./-]+:\d+)\): (?P<text>.*)"
 )
 # Our plugin prints by criu's functions, but without `Error`.
 _PLUGIN = re.compile(r"(?P<time>\(\d+\.\d+\)\s*)(?:(?P<pid>\d+): )?(?P<text>externalizer: .*)")
@@ -39,7 +39,7 @@ _PLUGIN_HARMLESS = re.compile(r": external unix socket \d+ accepted$|its holder 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An error line of criu's. `number` counts the log's lines from 1; texts are printable."""
+    """An error or warning of criu's. `number` counts the log's lines from 1; texts are printable."""
 
     number: int
     raw: str
@@ -47,6 +47,7 @@ class Line:
     pid: int | None
     source: str
     text: str
+    warning: bool = False
 
 
 def lines(stream: BinaryIO) -> Iterator[bytes]:
@@ -102,14 +103,23 @@ def shown(raw: bytes) -> str:
 
 
 def error(raw: bytes, number: int) -> Line | None:
-    """The error of criu's in this line, None for any other line."""
+    """The error or warning of criu's in this line, None for any other line."""
     start = raw[:200]
-    if b"Error (" not in start and b"externalizer: " not in start:
+    if b"Error (" not in start and b"Warn  (" not in start and b"externalizer: " not in start:
         return None
     text = shown(raw)
     match = _ERROR.match(text) or _PLUGIN.match(text)
     if match is None or _PLUGIN_HARMLESS.search(text):
         return None
     pid = int(match["pid"]) if match["pid"] and len(match["pid"]) < 11 else None
-    source = match.groupdict().get("source") or "externalizer"
-    return Line(number, text, match["time"] is not None, pid, source, match["text"])
+    groups = match.groupdict()
+    warning = groups.get("level") == "Warn "
+    return Line(
+        number,
+        text,
+        match["time"] is not None,
+        pid,
+        groups.get("source") or "externalizer",
+        match["text"],
+        warning,
+    )

@@ -73,6 +73,16 @@ ENTRIES = (
         doc=_DOC,
     ),
     Entry(
+        name="file-not-passable",
+        pattern=r"send_fds failed \(-22\)|Can't retrieve FDs from socket",
+        text="send_fds failed (-22)",
+        cause="the process has a descriptor that can't be passed through a unix socket, as criu does to look at it: "
+        "since Linux 6.7 that is io_uring",
+        remedy="turn io_uring off in the program, or let it close the ring before the dump",
+        command="find /proc/{pid}/fd -lname '*io_uring*'",
+        doc=_DOC,
+    ),
+    Entry(
         name="map-non-regular",
         pattern=r"Can't handle non-regular mapping on (?P<pid>\d+)'s map (?P<start>[0-9a-f]+)",
         text="Can't handle non-regular mapping on 5's map 7f0000000000",
@@ -111,6 +121,7 @@ ENTRIES = (
         remedy="let the program close it before the dump",
         command="grep -l map_type /proc/{pid}/fdinfo/*",
         doc=_DOC,
+        unproven="needs a criu that was built with libbpf",
     ),
     Entry(
         name="inotify-handle",
@@ -202,9 +213,9 @@ ENTRIES = (
     ),
     Entry(
         name="epoll-escaped",
-        pattern=r"Escaped/closed fd descriptor (?P<fd>\d+) on pid (?P<pid>\d+)",
+        pattern=r"Escaped/closed fd descriptor (?P<fd>\d+) on pid (?P<pid>\d+)|Dump eventpoll \(pid: (?P<pid_too>\d+)\) failed",
         text="epoll: Escaped/closed fd descriptor 5 on pid 6",
-        cause="an epoll of process {pid} watches a file whose descriptor {fd} is closed there, and that lives on elsewhere",
+        cause="an epoll of process {pid} watches a file whose descriptor is closed there, and that lives on elsewhere",
         remedy="let the program close the file everywhere, or take it out of the epoll before it closes it",
         command="grep -l tfd: /proc/{pid}/fdinfo/*",
         doc=_DOC,

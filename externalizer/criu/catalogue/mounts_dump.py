@@ -87,6 +87,16 @@ ENTRIES = (
         doc=_DOC,
     ),
     Entry(
+        name="mount-unreadable-table",
+        pattern=r"Can't parse (?P<pid>\d+)'s mountinfo",
+        text="mnt: Can't parse 5's mountinfo",
+        cause="criu can't make sense of the mounts of process {pid}: its root is a directory that is no mountpoint, as "
+        "after a plain chroot, so that its root mount is not in its own mountinfo",
+        remedy="start the program by pivot_root(2), as container runtimes do, instead of chroot(2)",
+        command="cat /proc/{pid}/mountinfo; readlink /proc/{pid}/root",
+        doc=_DOC,
+    ),
+    Entry(
         name="mount-tmpfs-content",
         pattern=r"Can't dump tmpfs content",
         text="Can't dump tmpfs content",

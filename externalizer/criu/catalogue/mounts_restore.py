@@ -8,7 +8,7 @@ _PLAN = "externalize restore -D {images}"
 ENTRIES = (
     Entry(
         name="mount-root-option",
-        pattern=r"The --root option is required to restore a mount namespace",
+        pattern=r"The --root option is required to restore a mount namespace|BUG at criu/mount\.c",
         text="mnt-v2: The --root option is required to restore a mount namespace",
         cause="the tree has a mount namespace of its own, and this restore was not told what its root directory is",
         remedy="name the directory that was the tree's root",
@@ -32,6 +32,7 @@ ENTRIES = (
         remedy="make it, or name the root directory that the tree had",
         command=_PLAN + " --root DIRECTORY",
         doc=_DOC,
+        unproven="criu makes a missing mountpoint below a root directory that can be written by itself",
     ),
     Entry(
         name="mount-source",
@@ -61,6 +62,7 @@ ENTRIES = (
         remedy="make the source shared, or restore by criu's older mount engine, which drops the relation",
         command=_PLAN + " -- --mntns-compat-mode",
         doc=_DOC,
+        unproven="not provoked yet",
     ),
     Entry(
         name="mount-no-device",
@@ -70,6 +72,7 @@ ENTRIES = (
         remedy="name the device by the key that the dump gave it",
         command="criu restore -D {images} --external 'dev[KEY]:/dev/DEVICE'",
         doc=_DOC,
+        unproven="needs a block device of the test's own",
     ),
     Entry(
         name="mount-sub-namespace",
@@ -100,6 +103,7 @@ ENTRIES = (
         remedy="make the source and the mountpoint available",
         command=_PLAN + " --map-mount MOUNTPOINT=PATH",
         doc=_DOC,
+        unproven="criu's older mount engine, which alone prints it, fails earlier in the mounts of the tests",
     ),
     Entry(
         name="mount-tmpfs-restore",

@@ -59,6 +59,7 @@ ENTRIES = (
         remedy="restore in a new pid namespace",
         command="unshare -p -m --fork --mount-proc criu restore -D {images}",
         doc="Pids at a restore",
+        unproven="not provoked yet",
     ),
     Entry(
         name="ns-userns-others",
@@ -68,5 +69,6 @@ ENTRIES = (
         remedy="make all namespaces of the tree together with its user namespace",
         command="ls -l /proc/{root}/ns",
         doc=_DOC,
+        unproven="not provoked yet",
     ),
 )

@@ -66,6 +66,7 @@ ENTRIES = (
         remedy="raise the limit",
         command="sysctl kernel.pid_max=4194304",
         doc=_PIDS,
+        unproven="kernel.pid_max is the whole machine's",
     ),
     Entry(
         name="pid-fork",
@@ -225,8 +226,9 @@ ENTRIES = (
     ),
     Entry(
         name="image-truncated",
-        pattern=r"Unexpected EOF(?: on (?P<file>.*))?|Img trimmed \d+/\d+|The image file was truncated"
-        r"|Reached EOF unexpectedly while reading page|Can't read img file",
+        pattern=r"Unexpected EOF(?! on \(empty-image\))(?: on (?P<file>.*))?|Img trimmed \d+/\d+|The image file was truncated"
+        r"|Reached EOF unexpectedly while reading page|Can't read img file"
+        r"|Read \d+ bytes while \d+ expected from (?P<file_too>.*): ",
         text="Unexpected EOF on core-5.img",
         cause="an image ends too early ({file}): the dump did not finish, the disk was full, or the copy is not whole",
         remedy="copy the image directory again, whole; or dump again",
@@ -236,7 +238,7 @@ ENTRIES = (
     Entry(
         name="image-missing",
         pattern=r"Unable to open (?P<file>\S+\.img): (?P<error>.*)|Can't read pid (?P<pid>\d+) core"
-        r"|Core (?:IDS|info) data missed for non-zombie|Can't (?:open|read) images directory",
+        r"|Unexpected EOF on \(empty-image\)|Core (?:IDS|info) data missed for non-zombie|Can't (?:open|read) images directory",
         text="Unable to open core-5.img: No such file or directory",
         cause="image {file} can't be opened: {error}",
         remedy="name the directory that was dumped into; copy it again, whole",

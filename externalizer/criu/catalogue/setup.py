@@ -34,6 +34,7 @@ ENTRIES = (
         remedy="run it as root with all capabilities, in no sandbox that forbids system calls",
         command="criu check --all",
         doc=_DOC,
+        unproven="needs a kernel that lacks something",
     ),
     Entry(
         name="criu-capabilities",

@@ -8,9 +8,10 @@ _AGAIN = "externalize dump {root} -D {images} --retries 10"
 ENTRIES = (
     Entry(
         name="task-traced",
-        pattern=r"Unseizable non-zombie (?P<pid>\d+) found, state (?P<state>.), err (?P<code>\S+)",
+        pattern=r"Unseizable non-zombie (?P<pid>\d+) found|Unable to interrupt task: (?P<pid_too>\d+) \(Operation not permitted\)",
         text="Unseizable non-zombie 5 found, state S, err -1/1",
-        cause="criu can't trace process {pid}: a debugger or strace traces it already, or it is frozen",
+        cause="criu can't trace process {pid}: a debugger or strace traces it already, it has ended and is not reaped, or it "
+        "is frozen",
         remedy="end the tracer; thaw the cgroup, or freeze by `externalize dump --freeze` only",
         command="grep TracerPid /proc/{pid}/status",
         doc=_DOC,
@@ -53,10 +54,11 @@ ENTRIES = (
         remedy="name a process that runs",
         command="ps -p {root}",
         doc=_DOC,
+        unproven="criu says of a dead root what it says of a traced one",
     ),
     Entry(
         name="task-gone",
-        pattern=r"Can't open (?P<pid>\d+)/ on procfs: No such file",
+        pattern=r"Can't open (?P<pid>\d+)/ on procfs: No such file|Unable to interrupt task: (?P<pid_too>\d+) \(No such process\)",
         text="Can't open 5/ on procfs: No such file or directory",
         cause="there is no process {pid}: it has ended, or never was",
         remedy="name a process that runs",
@@ -93,6 +95,7 @@ ENTRIES = (
         remedy="find the process in state D; give more time; or freeze its cgroup first",
         command="externalize dump {root} -D {images} --freeze",
         doc=_DOC,
+        unproven="needs a process that hangs in the kernel",
     ),
     Entry(
         name="task-rseq",
@@ -122,6 +125,7 @@ ENTRIES = (
         remedy="run it in the cgroup namespace of the tree, or in the one above it",
         command="readlink /proc/{root}/ns/cgroup /proc/self/ns/cgroup",
         doc=_DOC,
+        unproven="needs a cgroup of the test's own to make a cgroup namespace from",
     ),
     Entry(
         name="memory-high",

@@ -71,6 +71,16 @@ ENTRIES = (
         remedy="restore from a terminal, without redirection",
         command="externalize restore -D {images} --shell-job",
         doc=_DOC,
+        unproven="needs a shell's job with a terminal, which the tests have not",
+    ),
+    Entry(
+        name="tty-no-session",
+        pattern=r"No task found with sid (?P<sid>\d+)",
+        text="tty: No task found with sid 5",
+        cause="the images have a terminal of session {sid}, none of whose processes was in the tree",
+        remedy="these images can't be restored; start the program with its descriptors on /dev/null or files",
+        command="setsid COMMAND < /dev/null > FILE 2>&1",
+        doc=_DOC,
     ),
     Entry(
         name="tty-control",
