@@ -500,16 +500,22 @@ def run_mount_restore(place: Place, name: str) -> Ran:
     images = place.path / "images"
     images.mkdir(mode=0o700)
 
+    # The isolation's /tmp is a tmpfs, and would be dumped with all that the tests before have left in it.
+    marks = ["--external", "mnt[/tmp]:tmp"] if os.path.ismount("/tmp") else []
+    sources = ["--external", "mnt[tmp]:/tmp"] if marks else []
+
     def here(words: Sequence[str]) -> list[str]:
         return [word.replace("@", str(place.path)) for word in words]
 
     with shell(place, case.script) as tree:
-        dumped = criu(place.criu, "dump", images, "-t", str(tree.pid), *here(case.dump))
+        dumped = criu(place.criu, "dump", images, "-t", str(tree.pid), *marks, *here(case.dump))
         assert dumped.code == 0, dumped.err[-3000:]
         tree.reap()
         environ = {"PATH": "/nowhere"} if name == "mount-tmpfs-restore" else None
         # A restore that fails leaves copies of all mounts behind: in a mount namespace that ends with it.
-        return criu(place.criu, "restore", images, "-d", *here(case.restore), environ=environ, alone=True)
+        return criu(
+            place.criu, "restore", images, "-d", *sources, *here(case.restore), environ=environ, alone=True
+        )
 
 
 # ---- restores of one puppet ----
