@@ -22,6 +22,7 @@ _RUNS_MAX = 100
 _NEAR_BEFORE, _NEAR_AFTER = 5, 3
 _HOOK = re.compile(rb"externalizer(?:\[[0-9a-f]+\])?: refused(?: for now)?: (.*)")
 _AFTER_END = re.compile(r"killed by signal|exited, status")  # of tasks that are waited for at last
+_TIME = re.compile(rb"\(\d+\.\d+\)")
 _VERSION = re.compile(rb"Version: (\S+) ")
 _KERNEL = re.compile(rb"Running on \S+ Linux (\S+) ")
 _ROOT = re.compile(rb"Dumping processes \(pid: (\d+)")
@@ -143,7 +144,7 @@ class _Reader:
             if refused and not self._timed_only:  # whose hook it was that spoke is known to logs.told alone
                 text = f"externalizer refused: {loglines.shown(refused[1])}"
                 self._error(run, Line(number, loglines.shown(raw), False, None, "externalizer", text), raw)
-        elif raw.startswith(b"("):
+        elif _TIME.match(raw):
             self.criu = True
             self._facts(run, raw)
         elif not self.wrapper:

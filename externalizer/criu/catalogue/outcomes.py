@@ -27,7 +27,7 @@ ENTRIES = (
     ),
     Entry(
         name="plugin",
-        pattern=r"^externalizer: (?P<what>.*)",
+        pattern=r"^externalizer: (?P<what>(?:.*?socket (?P<ino>\d+)\b)?.*)",
         text="externalizer: socket 5: can't connect to /run/server: Connection refused",
         cause="externalizer's plugin gave up: {what}",
         remedy="start the server that it names, or restore with another policy for it",
