@@ -7,14 +7,16 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from externalizer.checkpoint import registry
 from externalizer.checkpoint.artifacts import PLAN_FILE, stored_plan
 from externalizer.criu import diagnosis
 from externalizer.criu.diagnosis import Failure, Log, Run
 from externalizer.criu.loglines import Line
-from externalizer.errors import RestoreFailed, UsageError
-from externalizer.kernel import fserrors
+from externalizer.errors import ExternalizerError, RestoreFailed, UsageError
+from externalizer.kernel import fserrors, procfs
 from externalizer.model.explanation import Cause, ErrorLine, Explanation, RunExplained
 from externalizer.model.plan import Plan, SocketPlan
+from externalizer.model.process import TaskKey
 from externalizer.model.text import printable, shell_word, socket_name, to_bytes
 
 LOGS = ("dump.log", "restore.log")  # ours, runc's, crun's and podman's names
@@ -131,7 +133,19 @@ def _explained(log: Log, name: str, plan: Plan | None, images: str, notes: tuple
     return Explanation(name, log.lines, runs, notes)
 
 
+def _registered(root: int | None) -> Plan | None:
+    """The plan that waits for a dump of this process: a dump that failed left none with its images."""
+    if root is None:
+        return None
+    try:
+        return registry.find(TaskKey(root, procfs.stat(root).starttime))
+    except (ExternalizerError, OSError):  # it has ended, or we are not root: there is nothing to join with
+        return None
+
+
 def _run(run: Run, plan: Plan | None, images: str) -> RunExplained:
+    if plan is None and run.errors:
+        plan = _registered(run.root)
     causes = tuple(_cause(failure, plan) for failure in diagnosis.failures(run, images))
     known = all(cause.name for cause in causes)
     # -v4's lines are not many around an error that is known, but they are no help either.
@@ -189,6 +203,10 @@ def _evidence(failure: Failure, plan: Plan | None) -> Iterator[str]:
     sockets = list(_sockets(failure, plan))
     for socket in sockets[:5]:
         yield "the plan: " + _socket(socket)
+    for file in plan.descriptors:
+        if any(holder.fd == failure.fd and holder.pid == failure.pid for holder in file.holders):
+            what = f"{file.name} ({file.path or file.kind})"
+            yield f"the plan: fd {failure.fd} is {what}, handed over to {file.target}"
     if failure.inos and not sockets:
         yield "the plan has no socket with that inode: it was opened after the plan was made"
     yield from _mounts(failure, plan)

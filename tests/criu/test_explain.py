@@ -71,9 +71,11 @@ def test_the_plugin_without_its_hook(puppet: Puppet, checkpoint: Checkpoint, pla
             lines = conf.read_text().splitlines()
             conf.write_text("\n".join(line for line in lines if not line.startswith("action-script")) + "\n")
             assert checkpoint.dump_by_plan(puppet).code != 0
-    (log,) = explained("-D", checkpoint.images)
+            # A failed dump leaves no plan with the images; the registered one is there.
+            (log,) = explained("-D", checkpoint.images)
     (cause,) = causes(log)
     assert (cause["name"], cause["inodes"]) == ("plugin-no-policy", [ino])
+    assert str(place / "server") in cause["evidence"][-1]
 
 
 def test_a_restore_without_the_server_is_joined_with_the_plan(

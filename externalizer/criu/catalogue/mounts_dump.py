@@ -122,9 +122,8 @@ ENTRIES = (
         text="Can't lookup mount=54 for fd=5 path=/dev/null",
         cause="descriptor {fd} ({path}; negative: program, directory or mapping) is open on mount {mnt_id}, which is "
         "not in the tree's mount namespace",
-        remedy="let the program reopen the file inside; a plain file can be passed on by `--external file[…]` and "
-        "--inherit-fd",
-        command="cat /proc/{pid}/fdinfo/{fd}",
+        remedy="dump with the plan of externalizer, which hands such files over; what it refuses the program has to close",
+        command=_PLAN,
         doc="Open files",
     ),
     Entry(
