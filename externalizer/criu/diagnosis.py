@@ -22,6 +22,8 @@ _RUNS_MAX = 100
 _NEAR_BEFORE, _NEAR_AFTER = 5, 3
 _HOOK = re.compile(rb"externalizer(?:\[[0-9a-f]+\])?: refused(?: for now)?: (.*)")
 _AFTER_END = re.compile(r"killed by signal|exited, status")  # of tasks that are waited for at last
+# Most lines of -v4 tell nothing that is looked for.
+_TELLS = re.compile(rb"Error \(|Warn  \(|externalizer: |Dumping |Restor|Forking task|Version: |Running on ")
 _TIME = re.compile(rb"\(\d+\.\d+\)")
 _VERSION = re.compile(rb"Version: (\S+) ")
 _KERNEL = re.compile(rb"Running on \S+ Linux (\S+) ")
@@ -106,6 +108,9 @@ class _Reader:
         self._ended = False
 
     def take(self, raw: bytes, number: int) -> None:
+        if self.criu and not self._after and not self._ended and raw[:1] == b"(" and not _TELLS.search(raw):
+            self._last.append(raw)
+            return
         line = loglines.error(raw, number)
         if self._timed_only and line is not None and not line.timed:
             line = None
@@ -261,7 +266,7 @@ class _Values(dict[str, str]):
     """Values of a command: what the log does not say is left to be filled in, as PID."""
 
     def __missing__(self, key: str) -> str:
-        return key.upper()
+        return "PID" if key == "root" else key.upper()
 
 
 class _Told(dict[str, str]):
