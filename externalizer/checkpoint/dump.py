@@ -257,7 +257,7 @@ def _exists(dirfd: int, name: str) -> bool:
 
 
 def _failure(dirfd: int, images: bytes, plan: Plan, status: int, secret: str) -> ExternalizerError:
-    told, log = logs.read(dirfd, LOG, secret), os.path.join(images, LOG.encode())
+    told, log = logs.read(dirfd, LOG, secret, shell_word(images)), os.path.join(images, LOG.encode())
     if _lives(plan):
         # The hook may have been done: nothing may take this for the dump of a tree that has ended.
         _forget(dirfd, PLAN_FILE)

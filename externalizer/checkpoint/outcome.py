@@ -26,8 +26,9 @@ def explained(
         what = "; ".join(told.refusals)
         return refused(what, why=safe, hint=f"criu's log: {where}", transient=told.transient)
     ended = f"by signal {-status}" if status < 0 else f"with status {status}"
-    causes = "; ".join(f"{known.cause}" for known in told.causes)
-    remedies = "; ".join(known.remedy for known in told.causes)
+    known = [failure for failure in told.causes if failure.entry is not None]
+    causes = "; ".join(failure.cause for failure in known)
+    remedies = "; ".join(f"{failure.remedy}: `{failure.command}`" for failure in known)
     lines = "".join(f"\n    {line}" for line in told.lines)
     return kind(
         f"{what} ended {ended}" + (f": {causes}" if causes else ""),

@@ -28,7 +28,7 @@ from externalizer.errors import RestoreFailed, UsageError
 from externalizer.kernel import fserrors, procfs, safefs
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model import plan as model
-from externalizer.model.text import printable, to_bytes
+from externalizer.model.text import printable, shell_word, to_bytes
 
 LOG = "restore.log"
 _REAP_SECONDS = 2.0  # a failed criu has killed the tasks before it ends; they only have to be waited for
@@ -184,8 +184,9 @@ def _run(
             os.unlink(pidfile, dir_fd=dirfd)
     _end_remains(others, grace=_REAP_SECONDS if status > 0 else 0)
     raise explained(
-        "criu restore", status, logs.read(dirfd, LOG, file.secret), os.path.join(images, LOG.encode()),
-        RestoreFailed, safe="nothing of the tree runs, the images are unchanged",
+        "criu restore", status, logs.read(dirfd, LOG, file.secret, shell_word(images)),
+        os.path.join(images, LOG.encode()), RestoreFailed,
+        safe="nothing of the tree runs, the images are unchanged",
     )  # fmt: skip
 
 

@@ -190,7 +190,7 @@ class TestRestore:
         health = Health(puppet)
         done = checkpoint.restore()
         assert done.code == 9, done
-        assert "a pid of the images is taken by another process" in done.err
+        assert "of the images is taken by a process or thread that runs" in done.err
         health.check()
 
     def test_a_pidfile_that_can_t_be_written(

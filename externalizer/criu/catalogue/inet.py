@@ -1,0 +1,150 @@
+"""Internet sockets, netlink and other families."""
+
+from externalizer.criu.catalogue.entry import Entry
+
+_DOC = "Internet and other sockets"
+
+ENTRIES = (
+    Entry(
+        name="socket-passcred",
+        pattern=r"Can't get 1:(?:16|34) opt: Operation not supported",
+        text="sockets: Can't get 1:16 opt: Operation not supported",
+        cause="this kernel is newer than this criu: since Linux 6.16 it answers for SO_PASSCRED and SO_PASSSEC only "
+        "where they mean something, and criu before 4.2 asks every socket",
+        remedy="install criu 4.2 or newer",
+        command="externalize version",
+        doc=_DOC,
+        unproven="depends on which is newer, the kernel or the criu of the tests",
+    ),
+    Entry(
+        name="tcp-established",
+        pattern=r"Connected TCP socket, consider using",
+        text="inet: Connected TCP socket, consider using --tcp-established option.",
+        cause="the tree has established TCP connections",
+        remedy="keep them with --tcp-established at dump and restore, on a host with the same address; or have "
+        "them closed with --tcp-close",
+        command="externalize dump {root} -D {images} --tcp-established",
+        doc=_DOC,
+    ),
+    Entry(
+        name="tcp-established-restore",
+        pattern=r"Connected TCP socket in image",
+        text="inet: Connected TCP socket in image",
+        cause="the images have established TCP connections, and this restore was not told to restore them",
+        remedy="give the restore the option of the dump",
+        command="externalize restore -D {images} --tcp-established",
+        doc=_DOC,
+        unproven="not every criu can dump TCP sockets on every kernel: see socket-passcred",
+    ),
+    Entry(
+        name="tcp-close-restore",
+        pattern=r"Need to set the --tcp-close options",
+        text="Need to set the --tcp-close options.",
+        cause="the images were dumped with --tcp-close, which the restore needs, too",
+        remedy="give the restore the option of the dump",
+        command="externalize restore -D {images} -- --tcp-close",
+        doc=_DOC,
+        unproven="not every criu can dump TCP sockets on every kernel: see socket-passcred",
+    ),
+    Entry(
+        name="tcp-in-flight",
+        pattern=r"In-flight connection \(l\) for|In-flight connections can be ignored",
+        text="inet: In-flight connection (l) for 5",
+        cause="a TCP listener of the tree has connections that it has not accepted yet",
+        remedy="dump again when it has accepted; or drop them, their clients then connect again",
+        command="externalize dump {root} -D {images} -- --skip-in-flight",
+        doc=_DOC,
+        transient=True,
+    ),
+    Entry(
+        name="tcp-connect-back",
+        pattern=r"Can't (?:connect inet socket back|bind inet socket \(id \d+\)): (?P<error>.*)",
+        text="inet: Can't bind inet socket (id 5): Cannot assign requested address",
+        cause="an internet socket could not get its address again: {error}: this host does not have the address, or "
+        "another program uses the port",
+        remedy="give the host the address, or end what uses the port",
+        command="ss -tulpn",
+        doc=_DOC,
+        unproven="not every criu can dump TCP sockets on every kernel: see socket-passcred",
+    ),
+    Entry(
+        name="inet-protocol",
+        pattern=r"Unsupported proto (?P<proto>\d+) for socket (?P<ino>[0-9a-f]+)",
+        text="inet: Unsupported proto 262 for socket 5",
+        cause="a socket has internet protocol {proto}, which criu can't dump (262 is MPTCP, 132 SCTP)",
+        remedy="let the program use plain TCP; for MPTCP of Go programs GODEBUG=multipathtcp=0 does that",
+        command="ls -l /proc/{pid}/fd",
+        doc=_DOC,
+    ),
+    Entry(
+        name="inet-type",
+        pattern=r"Can't dump (?P<type>\d+) inet socket (?P<ino>[0-9a-f]+)\. Only stream, dgram and raw",
+        text="inet: Can't dump 5 inet socket 5. Only stream, dgram and raw are supported.",
+        cause="an internet socket is of a type that criu can't dump ({type}; SOCK_SEQPACKET is 5)",
+        remedy="let the program close it before the dump",
+        command="ls -l /proc/{pid}/fd",
+        doc=_DOC,
+        unproven="needs SCTP, which this kernel does not have",
+    ),
+    Entry(
+        name="udp-corked",
+        pattern=r"Can't dump corked dgram socket (?P<ino>[0-9a-f]+)",
+        text="inet: Can't dump corked dgram socket 5",
+        cause="a UDP socket is corked (UDP_CORK): it holds back a datagram that is not complete",
+        remedy="dump again when the program has uncorked it",
+        command="externalize dump {root} -D {images} --retries 10",
+        doc=_DOC,
+        transient=True,
+    ),
+    Entry(
+        name="socket-family",
+        pattern=r"Sockets \(family (?P<family>\d+) proto \d+\) are not collected|BUG! Unknown socket collected \(family (?P<family_too>\d+)\)",
+        text="sockets: Sockets (family 38 proto 0) are not collected",
+        cause="a socket is of address family {family}, which criu can't dump (38 AF_ALG, 40 AF_VSOCK, 44 AF_XDP, "
+        "29 AF_CAN)",
+        remedy="let the program close it before the dump",
+        command="ls -l /proc/{pid}/fd",
+        doc=_DOC,
+    ),
+    Entry(
+        name="netlink-groups",
+        pattern=r"Groups above 32 are not supported yet|The netlink socket (?P<ino>\S+) has more than 32 groups",
+        text="netlink: The netlink socket 0x5 has more than 32 groups",
+        cause="a netlink socket is a member of a multicast group above 32, which criu can't dump",
+        remedy="let the program leave the group or close the socket before the dump",
+        command="ss -f netlink -p",
+        doc=_DOC,
+    ),
+    Entry(
+        name="netlink-queue",
+        pattern=r"netlink: The socket has data to read",
+        text="netlink: The socket has data to read",
+        cause="a netlink socket has unread messages, which criu can't dump",
+        remedy="dump again when the program has read them",
+        command="externalize dump {root} -D {images} --retries 10",
+        doc=_DOC,
+        transient=True,
+    ),
+    Entry(
+        name="net-lock",
+        pattern=r'Locking network failed|execvp\("ip6?tables-restore"|Iptables configuration failed|Failed to lock TCP connection',
+        text="net: Locking network failed: iptables-restore returned -1. This may be connected to disabled "
+        "CONFIG_NETFILTER_XT_MARK kernel build config option.",
+        cause="criu could not lock the network while it dumps TCP connections: the firewall tool is missing, or "
+        "the kernel lacks what it needs",
+        remedy="install the tool, or use the other method; `skip` leaves the network unlocked, which is safe only "
+        "if nobody sends meanwhile",
+        command="externalize dump {root} -D {images} --tcp-established -- --network-lock nftables",
+        doc=_DOC,
+    ),
+    Entry(
+        name="socket-netns",
+        pattern=r"Unable to dump a socket from an external network namespace",
+        text="net: Unable to dump a socket from an external network namespace",
+        cause="a socket belongs to a net namespace in which no process of the tree is",
+        remedy="let the program close it before the dump",
+        command="ls -l /proc/{pid}/fd",
+        doc=_DOC,
+        unproven="criu first reports such a socket as one that it did not find",
+    ),
+)
