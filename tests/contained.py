@@ -34,18 +34,20 @@ class Inside(Puppet):
         uid: int = USER,
         userns: int = 0,
         also: str = "",
+        by_user: bool = False,
     ) -> None:
         directory.mkdir()
         (directory / "orders").write_text("")
         for path in (directory, directory / "orders"):
-            os.chown(path, userns + uid, userns + GROUP)
+            os.chown(path, userns + uid, userns + (0 if by_user else GROUP))
         self.directory = directory
         self._asked = 0
         self._process = None
         self._children = []
-        command = [sys.executable, "-I", "-S", "/puppet.py", "/orders", *map(str, (uid, GROUP, *EXTRA))]
+        command = [sys.executable, "-I", "-S", "/puppet.py", "/orders"]
+        command += map(str, (uid, 0) if by_user else (uid, GROUP, *EXTRA))
         fixed = [Bind(directory, "/orders", writable=True), Bind(PROGRAM, "/puppet.py"), *interpreter()]
-        self.container = make(command, binds=[*fixed, *binds], userns=userns, also=also)
+        self.container = make(command, binds=[*fixed, *binds], userns=userns, also=also, by_user=by_user)
         self.container.__enter__()
         self.pid = self.container.pid
         assert self.ask("_ = os.getpid()") == 1
@@ -71,10 +73,11 @@ def inside(
     uid: int = USER,
     userns: int = 0,
     also: str = "",
+    by_user: bool = False,
 ) -> Iterator[Inside]:
-    """A container with a puppet; `userns` and `also` as of Container."""
+    """A container with a puppet; `userns`, `also` and `by_user` as of Container."""
     adopt_orphans()
-    one = Inside(place / "orders", make, binds, uid, userns, also)
+    one = Inside(place / "orders", make, binds, uid, userns, also, by_user)
     try:
         yield one
     finally:

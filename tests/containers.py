@@ -55,8 +55,10 @@ class Held:
 class Launched:
     """The first process of a tree; the launcher that starts it prints its pid and no more."""
 
-    def __init__(self, argv: Sequence[str | Path]) -> None:
+    def __init__(self, argv: Sequence[str | Path], user: int = 0) -> None:
+        """`user`: who starts the launcher, by uid and gid, without any other group."""
         self._argv = argv
+        self._user = user
         self._launcher: subprocess.Popen[str] | None = None
         self._init: Held | None = None
 
@@ -72,8 +74,9 @@ class Launched:
 
     def __enter__(self: T) -> T:
         self._launcher = subprocess.Popen(
-            self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            **({"user": self._user, "group": self._user, "extra_groups": ()} if self._user else {}),
+        )  # fmt: skip
         assert self._launcher.stdout is not None and self._launcher.stderr is not None
         pid = self._launcher.stdout.readline()
         if not pid:
@@ -103,6 +106,7 @@ class Container(Launched):
     its own, tmpfs on /tmp and /dev, and `binds`. `slave`: mounts stay slaves of the host's shared ones.
     `userns`: in a user namespace of its own, whose id 0 is this one outside; 0 = none. `bare`: nothing of the
     host's is bound but `binds`. `also`: letters of further namespaces, see there.
+    `by_user`: the user that `userns` names makes it all, and only their own id is known inside, as 0.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class Container(Launched):
         userns: int = 0,
         bare: bool = False,
         also: str = "",
+        by_user: bool = False,
     ) -> None:
         self.root = directory / "root"
         own = skeleton(self.root)
@@ -127,10 +132,11 @@ class Container(Launched):
         for bind in self._binds:
             mounts += ["--rw" if bind.writable else "--ro", bind.source, bind.inside]
         slave_flag = ["--slave"] if slave else []
-        userns_flag = ["--userns", str(userns)] if userns else []
+        userns_flag = ["--userns", f"{userns}:1" if by_user else str(userns)] if userns else []
         also_flag = ["--also", also] if also else []
         super().__init__(
-            [program, *slave_flag, *userns_flag, *also_flag, *mounts, self.root, str(uid), *command]
+            [program, *slave_flag, *userns_flag, *also_flag, *mounts, self.root, str(uid), *command],
+            user=userns if by_user else 0,
         )
 
 

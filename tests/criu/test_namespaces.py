@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
-from contained import GROUP, MakeContainer, inside, pid_of
-from containers import Bind
+from contained import GROUP, USER, MakeContainer, inside, pid_of
+from containers import Bind, Container
 from puppets import Checkpoint, Puppet, accept, externalize, listening, seen
+from support import compile_program
 
 pytestmark = pytest.mark.criu
 
@@ -63,7 +65,7 @@ def test_all_kinds_come_back_with_what_is_in_them(
                 dumped = checkpoint.dump(puppet, "--", *ONE_EMPTY)
             assert dumped.code == 0, (dumped.out, dumped.err[-3000:], checkpoint.log("dump.log")[-3000:])
         puppet.container.init.has_ended(20)
-        pid = _restored(checkpoint, place / "pid", plain)
+        pid = _restored(checkpoint, place / "pid", plain, ONE_EMPTY[:2])
         puppet.restored(pid)
         with accept(server) as second:
             after = seen(second)
@@ -77,8 +79,7 @@ def test_all_kinds_come_back_with_what_is_in_them(
         assert puppet.ask("_ = [w for w in open('/proc/self/cgroup').read().split() if w[-1:] != '/']") == []
 
 
-def _restored(checkpoint: Checkpoint, pidfile: Path, plain: bool) -> int:
-    words = ONE_EMPTY[:2]
+def _restored(checkpoint: Checkpoint, pidfile: Path, plain: bool, words: tuple[str, ...]) -> int:
     if plain:
         restored = checkpoint.plain_restore("--pidfile", str(pidfile), *words)
     else:
@@ -125,3 +126,39 @@ def test_plain_criu_stops_the_tree_for_that(puppet: Puppet, checkpoint: Checkpoi
     failed = checkpoint._criu("dump", "-t", str(puppet.pid), "-o", "dump.log")
     assert failed.code != 0
     assert "Can't dump nested uts namespace" in failed.err
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["criu with our files", "wrapper"])
+def test_a_container_that_an_ordinary_user_has_made(
+    place: Path, build_directory: Path, criu_binary: str, plain: bool
+) -> None:
+    """Only its maker's id is mapped; root dumps and restores it."""
+    program = Path(shutil.copy(compile_program("contain.c", build_directory / "contain"), place / "contain"))
+    checkpoint = Checkpoint(criu_binary, place)
+    services = place / "services"
+    services.mkdir()
+    with (
+        listening(services / "server.sock") as server,
+        inside(
+            place,
+            lambda *args, **options: Container(program, place, *args, **options),
+            [Bind(services, "/svc")],
+            uid=0,
+            userns=USER,
+            by_user=True,
+        ) as puppet,
+    ):
+        assert Path(f"/proc/{puppet.pid}/uid_map").read_text().split() == ["0", str(USER), "1"]
+        puppet.ask("c = socket.socket(socket.AF_UNIX); c.connect('/svc/server.sock'); c.settimeout(20)")
+        with accept(server) as first:
+            before = seen(first)
+            assert (before.uid, before.gid) == (USER, USER)
+            dumped = checkpoint.plain_dump(puppet) if plain else checkpoint.dump(puppet)
+            assert dumped.code == 0, (dumped.out, dumped.err[-3000:], checkpoint.log("dump.log")[-3000:])
+        puppet.container.init.has_ended(20)
+        puppet.restored(_restored(checkpoint, place / "pid", plain, ()))
+        with accept(server) as second:
+            after = seen(second)
+            assert (after.uid, after.gid, after.groups) == (before.uid, before.gid, before.groups)
+        assert puppet.ask("_ = os.getuid()") == 0
+        assert Path(f"/proc/{puppet.pid}/uid_map").read_text().split() == ["0", str(USER), "1"]

@@ -3,10 +3,11 @@
  * Starts a command as the init of a small container: own pid and mount namespace, root directory by
  * pivot_root(2), new /proc, tmpfs on /tmp and /dev, a session of its own, no descriptor but /dev/null.
  *
- * contain [--slave] [--userns BASE] [--also LETTERS] [--ro SOURCE TARGET | --rw SOURCE TARGET]... ROOT UID COMMAND [ARGUMENT]...
+ * contain [--slave] [--userns BASE[:COUNT]] [--also LETTERS] [--ro SOURCE TARGET | --rw SOURCE TARGET]... ROOT UID COMMAND [ARGUMENT]...
  *
  * The targets must exist below ROOT. With --userns also in a user namespace of its own, where ids from 0 to
- * 65535 are those from BASE on outside, and UID is one of them. LETTERS are further namespaces: c (cgroup),
+ * 65535 (COUNT - 1) are those from BASE on outside, and UID is one of them; COUNT 1 is what a user without any
+ * right may map, their own. LETTERS are further namespaces: c (cgroup),
  * i (ipc), n (net), u (uts). Once the command runs, its pid goes to stdout, which is closed. Ends
  * with the command, and ends it when its own parent dies.
  */
@@ -31,6 +32,7 @@
 
 static pid_t init_pid;
 static unsigned int userns_base; /* 0 = no user namespace */
+static unsigned int userns_count = 65536;
 static unsigned long further; /* CLONE_NEW* */
 
 static void fail(const char *what, const char *which)
@@ -118,7 +120,8 @@ static void become(unsigned int uid)
 		fail("open", "/dev/null");
 	if (null > 2)
 		close(null);
-	if (setsid() < 0 || setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
+	/* Who maps only themselves has been denied setgroups(2): user_namespaces(7). */
+	if (setsid() < 0 || (userns_count > 1 && setgroups(0, NULL)) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
 		_exit(125);
 }
 
@@ -135,8 +138,15 @@ static void await_mapping(int mapped)
 static void write_map(const char *name)
 {
 	char path[64], line[64];
-	int fd, len = snprintf(line, sizeof(line), "0 %u 65536\n", userns_base);
+	int fd, len = snprintf(line, sizeof(line), "0 %u %u\n", userns_base, userns_count);
 
+	if (userns_count == 1) {
+		snprintf(path, sizeof(path), "/proc/%d/setgroups", init_pid);
+		fd = open(path, O_WRONLY);
+		if (fd < 0 || write(fd, "deny", 4) != 4)
+			fail("write", path);
+		close(fd);
+	}
 	snprintf(path, sizeof(path), "/proc/%d/%s", init_pid, name);
 	fd = open(path, O_WRONLY);
 	if (fd < 0 || write(fd, line, (size_t)len) != len)
@@ -178,7 +188,8 @@ int main(int argc, char **argv)
 		rest++;
 	}
 	if (rest[0] && rest[1] && !strcmp(*rest, "--userns")) {
-		userns_base = (unsigned int)atoi(rest[1]);
+		if (sscanf(rest[1], "%u:%u", &userns_base, &userns_count) < 1)
+			return 2;
 		rest += 2;
 	}
 	if (rest[0] && rest[1] && !strcmp(*rest, "--also")) {

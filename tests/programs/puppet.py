@@ -50,7 +50,10 @@ def main(directory):
 
 def become(uid, gid, groups):
     """Drop privileges here and not before exec: another user may not be able to enter Python's directory."""
-    os.setgroups(groups)
+    if sorted(groups) != sorted(
+        os.getgroups()
+    ):  # in a user namespace that an ordinary user made it is denied
+        os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0  # PR_SET_DUMPABLE, as after an exec by that user
