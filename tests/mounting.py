@@ -20,6 +20,7 @@ from externalizer.scan import mountinfo
 T = TypeVar("T")
 
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, NOATIME, BIND = 1, 2, 4, 8, 32, 1024, 4096
+DETACH = 2  # umount2(2)
 PRIVATE, SLAVE, SHARED = 1 << 18, 1 << 19, 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -35,8 +36,8 @@ def mount(
         raise OSError(code, os.strerror(code), os.fsencode(target))
 
 
-def umount(target: str | Path | bytes) -> None:
-    if _libc.umount2(os.fsencode(target), 0):
+def umount(target: str | Path | bytes, flags: int = 0) -> None:
+    if _libc.umount2(os.fsencode(target), flags):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), os.fsencode(target))
 
