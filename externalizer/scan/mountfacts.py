@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from externalizer.model.mount import Mount
-from externalizer.scan.mountsource import mount_id, open_exactly
+from externalizer.scan.mountsource import mount_id, open_exactly, open_in_time
 
 _PATH = os.O_PATH | os.O_CLOEXEC
 MOST = 20_000  # entries of a tmpfs that are looked at; criu reads them all
@@ -135,7 +135,7 @@ def _opened(pid: int, mount: Mount) -> Iterator[int]:
 
     Only for file systems of the kernel's own, which answer.
     """
-    path = open_exactly(b"/proc/%d/root/." % pid, mount.mountpoint)
+    path = open_in_time(b"/proc/%d/root/." % pid, mount.mountpoint)  # it may lie below a silent one
     try:
         if mount_id(path) != mount.mnt_id:
             raise FileNotFoundError(mount.mountpoint)

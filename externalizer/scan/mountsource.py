@@ -151,6 +151,11 @@ def open_exactly(start: bytes, path: bytes) -> int:
     return fd
 
 
+def open_in_time(start: bytes, path: bytes, seconds: float = DEADLINE) -> int:
+    """As `open_exactly`; raises TimeoutError, an OSError, where a file server on the way does not answer."""
+    return _within(seconds, lambda: open_exactly(start, path))
+
+
 def probe(paths: Sequence[bytes], seconds: float = DEADLINE) -> list[os.stat_result | OSError]:
     """Look at all paths of our own mount namespace at once, following no link.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from contained import MakeContainer, inside, pid_of
 from containers import Bind
-from mounting import attach
+from mounting import attach, mount, within
 from puppets import Checkpoint, accept, externalize, listening
 from refusals import registered
 from silent import silent
@@ -87,3 +87,16 @@ def test_a_server_s_directory_that_has_gone_silent(
             ran = checkpoint.dump(puppet, "--retries", "0")
             assert ran.code == 7, ran
         assert puppet.ask("_ = 3") == 3
+
+
+def test_a_tmpfs_below_a_silent_directory(
+    place: Path, container: MakeContainer, data: Path, checkpoint: Checkpoint
+) -> None:
+    """In a user namespace the contents of each tmpfs are looked at."""
+    (data / "sub").mkdir()
+    with inside(place, container, [Bind(data, "/data")], userns=100_000) as puppet:
+        within(puppet.pid, lambda: mount("sub", "/data/sub", "tmpfs"))
+        with silent("/data", puppet.pid):
+            ran = checkpoint.dump(puppet, "--retries", "0")
+            assert ran.code == 7, ran
+        assert puppet.ask("_ = 4") == 4
