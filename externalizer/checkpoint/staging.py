@@ -46,6 +46,8 @@ def make(plan: Plan, tables: Tables, criu: TaskKey, gid: int | None) -> int:
     name = _name(plan)
     parent = run_directory(DIRECTORY)
     try:
+        if _owner(parent, name) == criu:  # criu before 4.2 runs us twice under a container runtime
+            return 0
         _remove_left(parent, name)
         if gid is not None:
             _let_through(parent)
