@@ -29,6 +29,7 @@ def look(
     outside: Mapping[str, Sequence[int]],
     policy: Policy,
     holder_of: Callable[[FdRef], Holder],
+    in_flight: pipes.InFlight | None = None,
 ) -> Found:
     """Find and judge them; criu is taken to run in our own mount namespace.
 
@@ -38,7 +39,7 @@ def look(
     plans, findings = [], []
     found = [
         *openfiles.look(snapshot, holder_of),
-        *pipes.look(pipes_of_tree, outside, holder_of),
+        *pipes.look(snapshot, pipes_of_tree, outside, holder_of, in_flight),
         *terminals.look(snapshot, holder_of),
         *memfds.look(snapshot, holder_of),
         *pipes.unread_fifos(snapshot, holder_of),

@@ -6,17 +6,36 @@ of the frozen tree, knows better; so what the plan says of them is put right her
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from externalizer.checkpoint import shared
+from externalizer.checkpoint.pipes import InFlight
 from externalizer.criu.images import FilesImage
 from externalizer.criu.messages import USK_CALLBACK
 from externalizer.errors import Refused
 from externalizer.model.plan import Plan, sealed
 from externalizer.scan import native
+
+
+def pipes_in_flight(files: FilesImage, packets: Sequence[Any], criu: int) -> InFlight:
+    """The pipes of the images of which one end is queued in a socket, while the tree has the other."""
+    rights = _rights(packets)
+    ends: dict[int, set[int]] = {}
+    queued: set[int] = set()
+    for entry in files.entries:
+        if entry.HasField("pipe"):
+            ends.setdefault(entry.pipe.pipe_id, set()).add(entry.pipe.flags & os.O_ACCMODE)
+            if entry.pipe.id in rights:
+                queued.add(entry.pipe.pipe_id)
+    return InFlight(frozenset(ino for ino in queued if len(ends[ino]) > 1), criu)
+
+
+def _rights(packets: Sequence[Any]) -> set[int]:
+    return {number for packet in packets for scm in packet.scm for number in scm.rights}
 
 
 def settle(plan: Plan, files: FilesImage, packets: Sequence[Any], criu: int) -> Plan:
@@ -25,7 +44,7 @@ def settle(plan: Plan, files: FilesImage, packets: Sequence[Any], criu: int) -> 
     `criu` is the pid of the criu that dumps, which holds what it found in queues. Raises Refused where a
     socket in flight can't be restored rightly.
     """
-    rights = {number for packet in packets for scm in packet.scm for number in scm.rights}
+    rights = _rights(packets)
     in_flight = frozenset(usk.ino for usk in files.own_sockets() if usk.id in rights)
     if in_flight:
         _none_held_outside(in_flight, plan.target.pid, criu)

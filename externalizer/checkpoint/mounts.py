@@ -59,7 +59,7 @@ def judge(snapshot: Snapshot) -> Found:
         elif need.verdict is MountVerdict.ROOT or need.verdict in _MARKS:
             source = _source(need, verifier)
             if source is None:
-                findings.append(_finding(need, _unverified(need)))
+                findings.append(_finding(need, _unverified(need, verifier)))
             elif need.mount is None or need.verdict is MountVerdict.ROOT:
                 root = printable(source.path)
                 findings += _locked_by_root(need, source, needs, view)
@@ -227,7 +227,9 @@ def _without_tmp(snapshot: Snapshot, view: MountView) -> Iterator[Finding]:
         )
 
 
-def _unverified(need: MountNeed) -> str:
+def _unverified(need: MountNeed, verifier: mountsource.Verifier) -> str:
+    if need.mount is not None and need.mount.dev in verifier.hung:
+        return f"{need.reason}; its file system did not answer within {mountsource.DEADLINE:.0f} seconds"
     places = ", ".join(printable(path) for path in need.candidates) or "no place"
     return (
         f"{need.reason}; no path of the host was found to show the same file or directory (tried: {places})"

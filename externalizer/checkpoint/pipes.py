@@ -14,7 +14,7 @@ import stat
 import struct
 import termios
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from externalizer.checkpoint.openfiles import HolderOf, Outside, pipe_device
 from externalizer.checkpoint.shared import named
@@ -36,10 +36,30 @@ def of_tree(snapshot: Snapshot) -> dict[int, list[FdRef]]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """What criu's images say: pipes, by inode, of which one end is queued in a socket of the tree (unix(7)).
+
+    criu holds what it found in queues, too: its pid is that of nobody outside.
+    """
+
+    pipes: frozenset[int]
+    criu: int
+
+
 def look(
-    pipes: Mapping[int, Sequence[FdRef]], outside: Mapping[str, Sequence[int]], holder_of: HolderOf
+    snapshot: Snapshot,
+    pipes: Mapping[int, Sequence[FdRef]],
+    outside: Mapping[str, Sequence[int]],
+    holder_of: HolderOf,
+    in_flight: InFlight | None,
 ) -> Iterator[tuple[Outside, DescriptorFacts]]:
-    """Yield each pipe that leads outside. `outside`: link text of /proc/PID/fd → pids that have it."""
+    """Yield each pipe that leads outside. `outside`: link text of /proc/PID/fd → pids that have it.
+
+    Before there are images, `in_flight` is None: an end that no process holds may be queued in the tree
+    itself, if anything is. That is settled at post-dump.
+    """
+    queues = any(sock.queued for sock in snapshot.unix_sockets())
     with Pins() as pins:
         for ino, refs in pipes.items():
             one = Outside(f"pipe:[{ino}]", refs[0])
@@ -53,6 +73,10 @@ def look(
             lone = one.access in ("read", "write")
             end_outside, queued = _other_end(pins, one) if lone else (False, 0)
             others = outside.get(one.name, ())
+            if in_flight is None and not others and queues:
+                continue
+            if in_flight is not None and ino in in_flight.pipes and set(others) <= {in_flight.criu}:
+                continue
             if end_outside or (not lone and others):
                 yield one, _facts(one, end_outside=end_outside, queued=queued, others=others)
 

@@ -30,7 +30,14 @@ from externalizer.scan.listens import Listens
 _LOOKS = 4
 
 
-def survey(pid: int, installed: Installed, policy: Policy, *, stopped: bool = False) -> model.Plan:
+def survey(
+    pid: int,
+    installed: Installed,
+    policy: Policy,
+    *,
+    stopped: bool = False,
+    in_flight: pipes.InFlight | None = None,
+) -> model.Plan:
     """Scan the tree of `pid` and plan by the policy. Raises as `scan.native.scan`; refusals are in the plan.
 
     A look at a running tree is not of one moment: a socket may be closed between the look at descriptors and
@@ -40,12 +47,12 @@ def survey(pid: int, installed: Installed, policy: Policy, *, stopped: bool = Fa
     for what lasts. Refusals that were not confirmed, or that the processes may end themselves, are marked as
     transient.
     """
-    plan = plan_of(native.scan(pid), installed, policy)
+    plan = plan_of(native.scan(pid), installed, policy, in_flight)
     confirmed = frozenset(map(_identity, plan.refusals))
     for _ in range(_LOOKS - 1):
         if not plan.refusals:
             return plan
-        plan = plan_of(native.scan(pid), installed, policy)
+        plan = plan_of(native.scan(pid), installed, policy, in_flight)
         refused = {_identity(one): one for one in plan.refusals}
         confirmed &= refused.keys()
         lasts = any(not refused[one].transient for one in confirmed)
@@ -75,13 +82,20 @@ def _only_confirmed(plan: model.Plan, confirmed: Container[_Identity], stopped: 
     return model.sealed(msgspec.structs.replace(plan, sockets=sockets, findings=tuple(findings)))
 
 
-def plan_of(snapshot: Snapshot, installed: Installed, policy: Policy) -> model.Plan:
-    """Judge all that a snapshot holds, with what can be found out about the outside ends."""
+def plan_of(
+    snapshot: Snapshot, installed: Installed, policy: Policy, in_flight: pipes.InFlight | None = None
+) -> model.Plan:
+    """Judge all that a snapshot holds, with what can be found out about the outside ends.
+
+    `in_flight`: what criu's images say of it, once there are any.
+    """
     found = mounts.judge(snapshot)
     pipes_of_tree = pipes.of_tree(snapshot)
     walked = shared.walk(snapshot, shared.sockets_of(snapshot), pipes_of_tree)
     held = shared.sockets_in(walked)
-    outside = descriptors.look(snapshot, pipes_of_tree, walked, policy, lambda ref: holder_of(snapshot, ref))
+    outside = descriptors.look(
+        snapshot, pipes_of_tree, walked, policy, lambda ref: holder_of(snapshot, ref), in_flight
+    )
     split = shared.findings(snapshot, held, lambda ref: holder_of(snapshot, ref))
     findings = [
         *found.findings,

@@ -25,12 +25,12 @@ def data(place: Path) -> Path:
 def test_a_silent_file_server_in_the_tree_is_refused(
     place: Path, container: MakeContainer, data: Path, checkpoint: Checkpoint
 ) -> None:
-    inner = place / "inner"
-    inner.mkdir()
-    with inside(place, container, [Bind(inner, "/data")]) as puppet, silent(data):
-        attach(data, puppet.pid, "/data")
+    with inside(place, container, []) as puppet, silent(data):
+        (place / "root" / "late").mkdir()
+        attach(data, puppet.pid, "/late")
         for ran in (externalize(puppet.pid, "-o", place / "plan"), checkpoint.dump(puppet)):
             assert ran.code == 7, ran
+            assert "did not answer within 2 seconds" in ran.out
         assert not checkpoint.images.exists()
         assert not (place / "plan").exists()
         assert registered() == []
