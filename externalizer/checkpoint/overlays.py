@@ -1,0 +1,149 @@
+"""Overlays that a tree has mounted itself: where on the host their layers are.
+
+An overlay names its layers by the paths that whoever mounted it gave. They mean something in the tree's mount
+namespace alone, and perhaps something else by now: an upperdir and workdir must be in use by an overlay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from externalizer.kernel import fscalls, overlaycalls, procfs
+from externalizer.model.mount import Mount
+from externalizer.model.plan import LayerPlan, OverlayPlan
+from externalizer.model.text import printable, to_bytes
+from externalizer.rules import overlays as rules
+from externalizer.rules.criu_mounts import base_type
+from externalizer.rules.mount_need import MountView
+from externalizer.rules.mount_sources import HostMounts
+from externalizer.scan import mountinfo, mountsource
+
+
+class _NotFound(Exception):
+    """In words for users."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    layer: LayerPlan
+    mnt_id: int  # of the host's mount
+
+
+def find(pid: int, view: MountView) -> dict[int, OverlayPlan | str]:
+    """By device the overlays of the tree that the host does not show, or why they can't be mounted again.
+
+    Raises TargetGone.
+    """
+    if view.root_ns == view.criu_ns:
+        return {}
+    host = HostMounts(view.host)
+    inside = {
+        mount.dev: mount
+        for mount in view.mounts
+        if base_type(mount) == b"overlay" and mount.root == b"/" and mount.dev not in host.devs
+    }
+    if not inside:
+        return {}
+    if "user" in view.namespaces:
+        return dict.fromkeys(inside, "it belongs to a user namespace, and the hook's would not")
+    options = mountinfo.super_options(procfs.read(pid, "mountinfo"))
+    search = _Search(pid, view.mounts, host)
+    return {dev: search.overlay(mount, options.get(mount.mnt_id, ())) for dev, mount in inside.items()}
+
+
+class _Search:
+    def __init__(self, pid: int, mounts: Sequence[Mount], host: HostMounts) -> None:
+        self._pid = pid
+        self._mounts = {mount.mnt_id: mount for mount in mounts}
+        self._host = host
+
+    def overlay(self, mount: Mount, options: Sequence[bytes]) -> OverlayPlan | str:
+        try:
+            parsed = rules.parse(options)
+            return mountsource.in_time(mountsource.DEADLINE, lambda: self._found(mount, parsed))
+        except TimeoutError:
+            return "the file system of a layer does not answer"
+        except (_NotFound, ValueError) as error:
+            return str(error)
+
+    def _found(self, mount: Mount, overlay: rules.Overlay) -> OverlayPlan:
+        upper, work = self._writable(overlay) if overlay.upper else (None, None)
+        return OverlayPlan(
+            name=printable(mount.source),
+            lower=tuple(self._places("lowerdir", path)[0].layer for path in overlay.lower),
+            data=tuple(self._places("datadir", path)[0].layer for path in overlay.data),
+            upper=upper,
+            work=work,
+            options=tuple(map(printable, overlay.options)),
+        )
+
+    def _writable(self, overlay: rules.Overlay) -> tuple[LayerPlan, LayerPlan]:
+        """Upperdir and workdir, which the kernel wants on the same mount."""
+        works = {one.mnt_id: one.layer for one in self._places("workdir", overlay.work, used=True)}
+        for one in self._places("upperdir", overlay.upper, used=True):
+            if one.mnt_id in works:
+                return one.layer, works[one.mnt_id]
+        raise _NotFound("no mount of the host shows both its upperdir and its workdir")
+
+    def _places(self, role: str, path: bytes, *, used: bool = False) -> list[_Place]:
+        """Where on the host a layer is: at least one place. `used`: it must be in use by an overlay."""
+        try:
+            with self._opened(path) as fd:
+                places = list(self._shown(fd))
+                if places and used and not _is_in_use(places[0].layer):
+                    raise _NotFound(f"the overlay does not use what its {role} {printable(path)} shows now")
+        except OSError as error:
+            raise _NotFound(f"its {role} {printable(path)}: {error.strerror}") from error
+        if not places:
+            raise _NotFound(f"no path of the host shows its {role} {printable(path)}")
+        return places
+
+    @contextlib.contextmanager
+    def _opened(self, path: bytes) -> Iterator[int]:
+        """Links lead to where they do in the tree."""
+        if not path.startswith(b"/"):
+            raise _NotFound(f"its layer {printable(path)} is named by a relative path")
+        root = os.open(f"/proc/{self._pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = fscalls.openat2(root, path, os.O_PATH | os.O_DIRECTORY, fscalls.RESOLVE_IN_ROOT)
+        finally:
+            os.close(root)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _shown(self, fd: int) -> Iterator[_Place]:
+        mount = self._mounts.get(mountsource.mount_id(fd))
+        # The path in the mount namespace that it is of: d_path() in fs/d_path.c.
+        real = os.readlink(b"/proc/self/fd/%d" % fd)
+        if mount is None or not _is_below(real, mount.mountpoint):
+            return
+        rest = real[len(mount.mountpoint.rstrip(b"/")) :]
+        status = os.fstat(fd)
+        for path in self._host.sources(mount):
+            whole = (path.rstrip(b"/") + rest) or b"/"
+            with contextlib.suppress(OSError):
+                found = mountsource.open_exactly(b"/", whole)
+                try:
+                    seen = os.fstat(found)
+                    if (seen.st_dev, seen.st_ino) == (status.st_dev, status.st_ino):
+                        layer = LayerPlan(printable(whole), seen.st_dev, seen.st_ino)
+                        yield _Place(layer, mountsource.mount_id(found))
+                finally:
+                    os.close(found)
+
+
+def _is_below(path: bytes, directory: bytes) -> bool:
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def _is_in_use(layer: LayerPlan) -> bool:
+    fd = mountsource.open_exactly(b"/", to_bytes(layer.path))
+    try:
+        return overlaycalls.is_in_use(fd)
+    finally:
+        os.close(fd)
