@@ -47,7 +47,7 @@ class Found:
 def judge(snapshot: Snapshot) -> Found:
     """Judge the mounts; criu is taken to run in our own mount namespace. Raises TargetGone."""
     view = _view(snapshot)
-    made = overlays.find(snapshot.root.pid, view)
+    made = overlays.find(snapshot.root, view)
     overlaid = {dev: one for dev, one in made.items() if isinstance(one, OverlayPlan)}
     problems = {dev: one for dev, one in made.items() if isinstance(one, str)} | dict.fromkeys(overlaid, "")
     needs = rules.judge(replace(view, overlays=problems))

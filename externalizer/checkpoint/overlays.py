@@ -12,9 +12,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from externalizer.checkpoint import overlaynotes
 from externalizer.kernel import fscalls, mountcalls, namespaces, overlaycalls, procfs
 from externalizer.model.mount import Mount
 from externalizer.model.plan import LayerPlan, OverlayPlan
+from externalizer.model.process import TaskKey
 from externalizer.model.text import printable, to_bytes
 from externalizer.rules import overlays as rules
 from externalizer.rules.criu_mounts import base_type
@@ -33,7 +35,7 @@ class _Place:
     mnt_id: int  # of the host's mount
 
 
-def find(pid: int, view: MountView) -> dict[int, OverlayPlan | str]:
+def find(root: TaskKey, view: MountView) -> dict[int, OverlayPlan | str]:
     """By device the overlays of the tree that the host does not show, or why they can't be mounted again.
 
     Raises TargetGone.
@@ -50,20 +52,24 @@ def find(pid: int, view: MountView) -> dict[int, OverlayPlan | str]:
         return {}
     if "user" in view.namespaces:
         return dict.fromkeys(inside, "it belongs to a user namespace, and the hook's would not")
-    options = mountinfo.super_options(procfs.read(pid, "mountinfo"))
-    search = _Search(pid, view.mounts, view.host)
+    options = mountinfo.super_options(procfs.read(root.pid, "mountinfo"))
+    search = _Search(root, view.mounts, view.host)
     return {dev: search.overlay(mount, options.get(mount.mnt_id, ())) for dev, mount in inside.items()}
 
 
 class _Search:
-    def __init__(self, pid: int, mounts: Sequence[Mount], ours: Sequence[Mount]) -> None:
-        self._pid = pid
+    def __init__(self, root: TaskKey, mounts: Sequence[Mount], ours: Sequence[Mount]) -> None:
+        self._pid = root.pid
+        self._notes = overlaynotes.of(root)
         self._mounts = {mount.mnt_id: mount for mount in mounts}
         self._host = HostMounts(ours)
         self._options = {mount.mnt_id: set(mount.options.split(b",")) for mount in ours}
 
     def overlay(self, mount: Mount, options: Sequence[bytes]) -> OverlayPlan | str:
+        noted = self._notes.get((mount.dev, overlaynotes.shown(tuple(options))))
         try:
+            if noted is not None:
+                return mountsource.in_time(mountsource.DEADLINE, lambda: _confirmed(noted))
             parsed = rules.parse(options)
             return mountsource.in_time(mountsource.DEADLINE, lambda: self._found(mount, parsed))
         except TimeoutError:
@@ -182,6 +188,22 @@ def _cloned(mountpoint: bytes) -> tuple[int, int]:
 
 def _is_below(path: bytes, directory: bytes) -> bool:
     return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def _confirmed(overlay: OverlayPlan) -> OverlayPlan:
+    """What the hook mounted, if the host still shows it at the same paths."""
+    for role, layer in overlay.layers():
+        with contextlib.suppress(OSError):
+            fd = mountsource.open_exactly(b"/", to_bytes(layer.path))
+            try:
+                status = os.fstat(fd)
+                same = (status.st_dev, status.st_ino) == (layer.dev, layer.ino)
+                if same and (role not in ("upperdir", "workdir") or overlaycalls.is_in_use(fd)):
+                    continue
+            finally:
+                os.close(fd)
+        raise _NotFound(f"its {role} {layer.path} is no longer what it was at the restore")
+    return overlay
 
 
 def _is_in_use(layer: LayerPlan) -> bool:

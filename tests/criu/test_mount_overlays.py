@@ -165,7 +165,15 @@ def test_what_stands_in_the_way_of_a_restore(
     assert puppet.ask("_ = open('/tmp/two/is').read(), open('/tmp/m/kept').read()") == (
         "mapped", "kept in a lower layer",
     )  # fmt: skip
-    assert "/proc/self/fd" in problem(puppet.pid), "no name that means something in the tree"
+    (place / "again").mkdir()
+    again = Checkpoint(criu_binary, place / "again")
+    _dumped(puppet, again)
+    _restored(puppet, again, again.restore())
+    assert puppet.ask("_ = open('/layers/itself/upper').read(), open('/tmp/m/changed').read()") == (
+        "upper", "changed in the upper layer",
+    )  # fmt: skip
+    (layers / "itself").rename(layers / "moved")
+    assert "itself is no longer what it was at the restore" in problem(puppet.pid)
 
 
 def test_layers_that_the_host_does_not_show(puppet: Inside, layers: Path) -> None:
