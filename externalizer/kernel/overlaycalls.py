@@ -13,6 +13,7 @@ _FSOPEN, _FSCONFIG = 430, 431  # Linux 5.2, on all architectures
 _FSOPEN_CLOEXEC = 1
 _SET_STRING, _CREATE = 1, 6  # enum fsconfig_command of <linux/mount.h>
 _RDONLY = 1
+_PAGE = 4096  # bytes of options; mount(2) cuts off what is longer and says nothing
 
 
 def is_in_use(directory: int) -> bool:
@@ -57,6 +58,8 @@ def mount(
     words = ["lowerdir=" + ":".join(map(_text, lower)) + "".join("::" + _text(one) for one in data)]
     words += [f"{role}={_text(one)}" for role, one in zip(("upperdir", "workdir"), upper, strict=False)]
     words += [word for word in options if word != "ro"]
+    if len(",".join(words)) >= _PAGE:
+        raise OSError(errno.E2BIG, "it has too many layers")
     mountcalls.mount(name, target, "overlay", _RDONLY if "ro" in options else 0, ",".join(words))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 _KEPT = frozenset(
     b"redirect_dir index xino metacopy userxattr uuid nfs_export verity default_permissions".split()
 )
+MOST = 200  # layers that fit into mount(2)'s options, each as a descriptor's path
 _WORD = re.compile(rb"[a-z_]+")
 
 
@@ -52,6 +53,8 @@ def parse(options: Sequence[bytes]) -> Overlay:
             kept.append(option)
         elif option != b"rw":
             raise ValueError(f"its option {name.decode('ascii', 'backslashreplace')} is not known")
+    if len(lower) + len(data) > MOST:
+        raise ValueError(f"it has more than {MOST} layers")
     return Overlay(tuple(lower), tuple(data), single[b"upperdir"], single[b"workdir"], tuple(kept))
 
 

@@ -13,6 +13,7 @@ from containers import Bind
 from mounting import BIND, NODEV, NOSUID, RDONLY, REMOUNT, SHARED, comparable, mount, umount, within
 from puppets import Checkpoint, Ran, externalize
 
+from externalizer.rules.overlays import MOST
 from externalizer.scan import mountinfo
 
 pytestmark = pytest.mark.criu
@@ -43,6 +44,9 @@ def layers(place: Path) -> Path:
     (place / "layers/base/deep").write_text("deep")
     (place / "layers/low/only").write_text("only")
     (place / "layers/itself/lower").write_text("lower")
+    for number in range(MOST):
+        (place / f"layers/{number}").mkdir()
+    (place / f"layers/{MOST - 1}/last").write_text("last")
     return place / "layers"
 
 
@@ -68,6 +72,10 @@ def overlaid() -> None:
     mount("/tmp/m/merged", "/tmp/part", "", BIND)
     mount("", "/tmp/part", "", BIND | REMOUNT | RDONLY | NODEV)
     mount("overlay", "/tmp/two", "overlay", NODEV, "lowerdir=/layers/low:/layers/base")
+    os.mkdir("/tmp/many")
+    mount(
+        "overlay", "/tmp/many", "overlay", 0, "lowerdir=" + ":".join(f"/layers/{one}" for one in range(MOST))
+    )
     mount("", "/tmp/two", "", SHARED)
     upper = "upperdir=/layers/its upper,workdir=/layers/its work"
     mount("overlay", "/layers/itself", "overlay", 0, f"lowerdir=/layers/itself,{upper}")
@@ -83,7 +91,8 @@ def puppet(place: Path, container: MakeContainer, layers: Path) -> Iterator[Insi
 def _contents(puppet: Inside) -> object:
     return puppet.ask(
         "_ = sorted((os.path.join(at, one), open(os.path.join(at, one)).read())"
-        " for top in ('/tmp/m', '/tmp/part', '/tmp/two', '/layers/itself') for at, _, files in os.walk(top)"
+        " for top in ('/tmp/m', '/tmp/part', '/tmp/two', '/tmp/many', '/layers/itself')"
+        " for at, _, files in os.walk(top)"
         " for one in files)"
     )
 
@@ -122,6 +131,7 @@ def test_overlays_are_mounted_again_from_their_layers(
     assert {one["mountpoint"] for one in planned["mounts"] if "overlay" in one} == {
         "/tmp/m",
         "/tmp/two",
+        "/tmp/many",
         "/layers/itself",
     }, [one["evidence"] for one in planned["findings"]]
     _dumped(puppet, checkpoint, plain=plain)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from externalizer.rules.overlays import Overlay, parse
+from externalizer.rules.overlays import MOST, Overlay, parse
 from externalizer.scan.mountinfo import super_options
 
 _NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: b"\0" not in name)
@@ -59,3 +59,9 @@ def test_options_that_can_not_be_kept(word: bytes) -> None:
 
 def test_a_read_only_one() -> None:
     assert parse([b"ro", b"lowerdir=/a:/b"]) == Overlay((b"/a", b"/b"), (), b"", b"", (b"ro",))
+
+
+def test_too_many_layers() -> None:
+    assert len(parse([b"lowerdir=" + b":".join([b"/a"] * MOST)]).lower) == MOST
+    with pytest.raises(ValueError, match="more than"):
+        parse([b"lowerdir=" + b":".join([b"/a"] * (MOST + 1))])
