@@ -31,14 +31,18 @@ _GREETINGS = {
 }  # fmt: skip
 
 _MOUNTS = {
-    "externalizer.checkpoint.mounttables", "externalizer.checkpoint.registry",
-    "externalizer.checkpoint.staging", "externalizer.kernel.mountcalls", "externalizer.kernel.privatedir",
+    "externalizer.checkpoint.mounttables", "externalizer.checkpoint.overlaynotes",
+    "externalizer.checkpoint.overlaystage",
+    "externalizer.checkpoint.registry", "externalizer.checkpoint.staging", "externalizer.kernel.mountcalls",
+    "externalizer.kernel.overlaycalls", "externalizer.kernel.privatedir",
     "externalizer.model.mounttable", "externalizer.rules", "externalizer.rules.mount_changes",
     "externalizer.scan.mountsource",
 }  # fmt: skip
 
 # A dump plans twice: before the tree is stopped, and from the frozen tree.
 _PLANNING = _GREETINGS | {
+    "externalizer.checkpoint.overlaynotes", "externalizer.checkpoint.overlays",
+    "externalizer.checkpoint.overlaystage", "externalizer.kernel.overlaycalls", "externalizer.rules.overlays",
     "externalizer.checkpoint.greetings.variable", "externalizer.checkpoint.descriptors",
     "externalizer.checkpoint.openfiles", "externalizer.checkpoint.memfds", "externalizer.scan.memfds",
     "externalizer.checkpoint.pipes", "externalizer.checkpoint.terminals",

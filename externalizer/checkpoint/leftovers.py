@@ -5,7 +5,7 @@ Each kind is removed anyway by the next run that comes by its place; this is for
 
 from __future__ import annotations
 
-from externalizer.checkpoint import adapted, registry, runfile, staging
+from externalizer.checkpoint import adapted, overlaynotes, registry, runfile, staging
 from externalizer.holder import notes
 
 
@@ -14,6 +14,7 @@ def found(*, remove: bool) -> list[str]:
     return [
         *staging.left(remove=remove),
         *registry.left(remove=remove),
+        *overlaynotes.left(remove=remove),
         *runfile.left(remove=remove),
         *adapted.left(remove=remove),
         *notes.left(remove=remove),

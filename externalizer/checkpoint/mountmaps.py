@@ -70,4 +70,6 @@ def apply(plan: Plan, pairs: Sequence[Pair]) -> Plan:
 
 
 def _mapped(mount: MountPlan, path: bytes | None) -> MountPlan:
-    return mount if path is None else msgspec.structs.replace(mount, source=printable(path), mapped=True)
+    if path is None:
+        return mount
+    return msgspec.structs.replace(mount, source=printable(path), mapped=True, overlay=None)

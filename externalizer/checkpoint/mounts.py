@@ -10,13 +10,13 @@ from itertools import chain
 
 import msgspec
 
-from externalizer.checkpoint import staging
+from externalizer.checkpoint import overlays, staging
 from externalizer.criu import optionfile
 from externalizer.kernel import namespaces
 from externalizer.model.filekind import file_kind
 from externalizer.model.finding import Finding, Place, Verdict
 from externalizer.model.mount import Mount
-from externalizer.model.plan import Mark, MountPlan
+from externalizer.model.plan import Mark, MountPlan, OverlayPlan
 from externalizer.model.process import Task, TaskKey
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable, to_bytes
@@ -47,7 +47,10 @@ class Found:
 def judge(snapshot: Snapshot) -> Found:
     """Judge the mounts; criu is taken to run in our own mount namespace. Raises TargetGone."""
     view = _view(snapshot)
-    needs = rules.judge(view)
+    made = overlays.find(snapshot.root, view)
+    overlaid = {dev: one for dev, one in made.items() if isinstance(one, OverlayPlan)}
+    problems = {dev: one for dev, one in made.items() if isinstance(one, str)} | dict.fromkeys(overlaid, "")
+    needs = rules.judge(replace(view, overlays=problems))
     in_namespace = {task.mnt_ns: task.key.pid for task in reversed(list(_alive(snapshot)))}
     verifier = mountsource.Verifier(snapshot.root.pid, others=in_namespace)
     mounts: list[MountPlan] = []
@@ -56,6 +59,8 @@ def judge(snapshot: Snapshot) -> Found:
     for need in needs:
         if need.refuses:
             findings.append(_finding(need, need.reason))
+        elif need.verdict is MountVerdict.REBUILD and need.mount is not None:
+            mounts.append(_overlay(need.mount, need, overlaid[need.mount.dev]))
         elif need.verdict is MountVerdict.ROOT or need.verdict in _MARKS:
             source = _source(need, verifier)
             if source is None:
@@ -89,13 +94,16 @@ def _locked_by_root(
 def _staged(mounts: Iterable[MountPlan], view: MountView, target: TaskKey) -> Iterator[MountPlan]:
     """Give stages to those that criu could not bind from their source, or that no option file can name.
 
+    And to overlays, which have no source.
+
     In a user namespace to all: what is mounted below a source, and its options, are locked there, and at the
     restore there may be others than now.
     """
     for number, mount in enumerate(mounts):
         keyword, value = restored_mount(mount)
         fits = optionfile.can_hold(keyword, to_bytes(value or ""))
-        if mount.mark is Mark.MOUNTPOINT and ("user" in view.namespaces or not fits):
+        needed = mount.overlay is not None or "user" in view.namespaces or not fits
+        if mount.mark is Mark.MOUNTPOINT and needed:
             mount = msgspec.structs.replace(mount, stage=staging.path(target, number))
         yield mount
 
@@ -117,6 +125,17 @@ def _planned(mount: Mount, need: MountNeed, source: mountsource.VerifiedSource) 
         ino=source.ino,
         mark=_MARKS[need.verdict],
         device=need.device,
+    )
+
+
+def _overlay(mount: Mount, need: MountNeed, overlay: OverlayPlan) -> MountPlan:
+    return MountPlan(
+        mountpoint=printable(mount.mountpoint),
+        key=need.key,
+        source="",
+        reason=need.reason,
+        kind="directory",
+        overlay=overlay,
     )
 
 

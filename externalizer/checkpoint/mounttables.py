@@ -99,12 +99,19 @@ def _replaced(plan: Plan, before: Table, after: Sequence[Line]) -> frozenset[int
     now = {line.mountpoint: line.dev for line in after}
     moved = [mount for mount in plan.mounts if devices.get(mount.mountpoint) != now.get(mount.mountpoint)]
     found = mountsource.probe([to_bytes(mount.source) for mount in moved])
+    # An overlay that was mounted again has a new device.
+    overlays = {mount.mountpoint for mount in moved if mount.overlay}
     return frozenset(
         devices[mount.mountpoint]
         for mount, status in zip(moved, found, strict=True)
         if mount.mountpoint in devices
-        and isinstance(status, os.stat_result)
-        and (status.st_dev, status.st_ino) != (mount.dev, mount.ino)
+        and (
+            mount.mountpoint in overlays
+            or (
+                isinstance(status, os.stat_result)
+                and (status.st_dev, status.st_ino) != (mount.dev, mount.ino)
+            )
+        )
     )
 
 

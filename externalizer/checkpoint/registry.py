@@ -23,7 +23,7 @@ def register(plan: Plan) -> None:
     """Store the plan for the hook, replace an older one, and drop plans of processes that ended."""
     directory = run_directory("plans")
     try:
-        _sweep(directory)
+        sweep(directory, "plans")
         name = f"{plan.target.pid}-{plan.target.starttime}"
         safefs.write_file(directory, name, to_json(plan))
     finally:
@@ -34,7 +34,7 @@ def find(target: TaskKey) -> Plan | None:
     """Return the plan registered for exactly this process, or None. Raises Refused for a damaged one."""
     directory = run_directory("plans")
     try:
-        raw = _read(directory, f"{target.pid}-{target.starttime}")
+        raw = read(directory, f"{target.pid}-{target.starttime}")
         return None if raw is None else from_json(raw)
     except PlanDamaged as error:
         raise Refused(f"the plan registered for pid {target.pid} can't be used: {error}",
@@ -58,7 +58,8 @@ def _names(directory: int) -> list[tuple[int, int]]:
     return [(int(match[1]), int(match[2])) for match in matches if match]
 
 
-def _read(directory: int, name: str) -> bytes | None:
+def read(directory: int, name: str) -> bytes | None:
+    """The file of a process; None if there is none."""
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
@@ -71,16 +72,17 @@ def left(*, remove: bool) -> list[str]:
     """The plans of processes that have ended, by their path; removed with `remove`. Raises UsageError."""
     directory = run_directory("plans")
     try:
-        return _sweep(directory, remove=remove)
+        return sweep(directory, "plans", remove=remove)
     finally:
         os.close(directory)
 
 
-def _sweep(directory: int, *, remove: bool = True) -> list[str]:
+def sweep(directory: int, kind: str, *, remove: bool = True) -> list[str]:
+    """Remove files below /run/externalizer/KIND of processes that have ended; returns their paths."""
     found = []
     for pid, starttime in _names(directory):
         if not lives(TaskKey(pid, starttime)):
-            found.append(f"{RUN_BASE}/plans/{pid}-{starttime}")
+            found.append(f"{RUN_BASE}/{kind}/{pid}-{starttime}")
             with contextlib.suppress(FileNotFoundError):
                 if remove:
                     os.unlink(f"{pid}-{starttime}", dir_fd=directory)

@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from externalizer.model.filekind import file_kind
 from externalizer.model.plan import MountPlan, Plan
 from externalizer.model.text import to_bytes
@@ -50,9 +52,21 @@ def look(plan: Plan) -> tuple[Source, ...]:
 
     A source that the user named is compared by kind only: there it is meant to be another one.
     """
-    mounts = [mount for mount in plan.mounts if mount.source]
+    mounts = [each for mount in plan.mounts for each in _sources(mount) if each.source]
     found = mountsource.probe([to_bytes(mount.source) for mount in mounts])
     return tuple(_judged(mount, one) for mount, one in zip(mounts, found, strict=True))
+
+
+def _sources(mount: MountPlan) -> list[MountPlan]:
+    """The mount itself, or one for each layer of an overlay in its place."""
+    if mount.overlay is None:
+        return [mount]
+    return [
+        msgspec.structs.replace(
+            mount, mountpoint=f"{mount.mountpoint} ({role})", source=layer.path, dev=layer.dev, ino=layer.ino
+        )
+        for role, layer in mount.overlay.layers()
+    ]
 
 
 def _judged(mount: MountPlan, found: os.stat_result | OSError) -> Source:

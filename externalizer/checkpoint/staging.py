@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from externalizer.checkpoint import overlaystage
 from externalizer.checkpoint.registry import lives
 from externalizer.errors import RestoreFailed
 from externalizer.kernel import mountcalls, safefs
@@ -57,10 +58,14 @@ def make(plan: Plan, tables: Tables, criu: TaskKey, gid: int | None) -> int:
         try:
             for mount in staged:
                 _make_one(mount, options.get(mount.mountpoint), in_group=groups.get(mount.mountpoint, False))
+        except RestoreFailed:
+            _take_away(parent, name)
+            raise
         except OSError as error:
             _take_away(parent, name)
+            source = "its layers" if mount.overlay else mount.source
             raise RestoreFailed(
-                f"{mount.mountpoint} can't be staged from {mount.source}: {error.strerror}",
+                f"{mount.mountpoint} can't be staged from {source}: {error.strerror}",
                 why="criu could not mount it",
             ) from error
     finally:
@@ -117,6 +122,10 @@ def _options(plan: Plan, tables: Tables) -> dict[str, int]:
 
 def _make_one(mount: MountPlan, options: int | None, *, in_group: bool) -> None:
     """`in_group`: it has to be bound from a mount that is in the host's peer group."""
+    if mount.overlay is not None:
+        os.mkdir(mount.stage, 0o700)
+        overlaystage.mount(mount, mount.overlay)
+        return
     source = mountsource.open_exactly(b"/", to_bytes(mount.source))
     try:
         with _tree(source) as tree:

@@ -38,7 +38,8 @@ class _MountAttr(ctypes.Structure):
     )
 
 
-def _call(number: int, *args: object) -> int:
+def call(number: int, *args: object) -> int:
+    """syscall(2). Raises OSError."""
     result: int = _libc.syscall(ctypes.c_long(number), *args)
     if result < 0:
         code = ctypes.get_errno()
@@ -70,13 +71,13 @@ def detach(target: str) -> bool:
 def clone(fd: int) -> int:
     """A detached copy of the mount, not of those below it, at an O_PATH descriptor. Raises OSError."""
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
-    return _call(_OPEN_TREE, ctypes.c_int(fd), b"", ctypes.c_uint(flags))
+    return call(_OPEN_TREE, ctypes.c_int(fd), b"", ctypes.c_uint(flags))
 
 
 def attach(tree: int, target: int) -> None:
     """Mount what `clone` gave on the directory or file of an O_PATH descriptor. Raises OSError."""
     flags = _F_EMPTY_PATH | _T_EMPTY_PATH
-    _call(_MOVE_MOUNT, ctypes.c_int(tree), b"", ctypes.c_int(target), b"", ctypes.c_uint(flags))
+    call(_MOVE_MOUNT, ctypes.c_int(tree), b"", ctypes.c_int(target), b"", ctypes.c_uint(flags))
 
 
 def set_propagation(fd: int, propagation: int) -> None:
@@ -86,7 +87,7 @@ def set_propagation(fd: int, propagation: int) -> None:
     """
     attr = _MountAttr(propagation=propagation)
     size = ctypes.c_size_t(ctypes.sizeof(attr))
-    _call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
+    call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
 
 
 def attributes(options: bytes) -> int:
@@ -103,7 +104,7 @@ def set_attributes(fd: int, wanted: int) -> None:
     """
     attr = _MountAttr(attr_set=wanted, attr_clr=(_ATIME | sum(_ATTRIBUTES.values())) & ~wanted | _ATIME)
     size = ctypes.c_size_t(ctypes.sizeof(attr))
-    _call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
+    call(_MOUNT_SETATTR, ctypes.c_int(fd), b"", ctypes.c_uint(AT_EMPTY_PATH), ctypes.byref(attr), size)
 
 
 def join_group(fd: int, of: int) -> None:
@@ -113,4 +114,4 @@ def join_group(fd: int, of: int) -> None:
     above. The mounts may be in different namespaces. Raises OSError.
     """
     flags = _SET_GROUP | _F_EMPTY_PATH | _T_EMPTY_PATH
-    _call(_MOVE_MOUNT, ctypes.c_int(of), b"", ctypes.c_int(fd), b"", ctypes.c_uint(flags))
+    call(_MOVE_MOUNT, ctypes.c_int(of), b"", ctypes.c_int(fd), b"", ctypes.c_uint(flags))

@@ -89,6 +89,31 @@ class Mark(str, enum.Enum):
     AUTO = "auto"  # mnt[] at both: criu finds the source by itself and writes it into the images
 
 
+class LayerPlan(msgspec.Struct, frozen=True):
+    """A directory that an overlay is made of, by the host's path; device and inode as stat(2) has them."""
+
+    path: str
+    dev: int
+    ino: int
+
+
+class OverlayPlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An overlay that the tree has mounted itself: what the hook mounts again. `lower` from the top."""
+
+    name: str  # the source that mountinfo tells
+    lower: tuple[LayerPlan, ...] = ()
+    data: tuple[LayerPlan, ...] = ()
+    upper: LayerPlan | None = None
+    work: LayerPlan | None = None
+    options: tuple[str, ...] = ()
+
+    def layers(self) -> list[tuple[str, LayerPlan]]:
+        """Each layer with the kernel's name for what it is."""
+        found = [("lowerdir", one) for one in self.lower] + [("datadir", one) for one in self.data]
+        single = (("upperdir", self.upper), ("workdir", self.work))
+        return found + [(role, one) for role, one in single if one is not None]
+
+
 class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """One external mount: `external mnt[mountpoint]:key` at dump, `external mnt[key]:source` at restore.
 
@@ -108,6 +133,7 @@ class MountPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     device: str = ""  # of a block device, major/minor at the dump
     letters: str = ""  # of `auto`: m, s, both or none, what mnt[]:m and mnt[]:s let criu take, too
     stage: str = ""  # where the hook binds `source` before a restore, for criu to bind it from there
+    overlay: OverlayPlan | None = None  # what the hook mounts there instead; `source` is empty
 
 
 class DescriptorPlan(msgspec.Struct, frozen=True, omit_defaults=True):

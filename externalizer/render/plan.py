@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from externalizer.model.finding import Action, Finding, Verdict
-from externalizer.model.plan import Plan, SocketPlan
+from externalizer.model.plan import MountPlan, Plan, SocketPlan
 from externalizer.model.text import socket_name, to_bytes
 
 _OUTCOME = {
@@ -117,8 +117,14 @@ def _mounts(plan: Plan, reasons: _Reasons) -> Table:
     for heading in ("MOUNTPOINT", "FROM THE HOST'S", "KEY", "WHY"):
         table.add_column(heading, overflow="fold")
     for mount in plan.mounts:
-        table.add_row(mount.mountpoint, mount.source, mount.key, reasons.number(mount.reason))
+        table.add_row(mount.mountpoint, _from(mount), mount.key, reasons.number(mount.reason))
     return table
+
+
+def _from(mount: MountPlan) -> str:
+    if mount.overlay is None:
+        return mount.source
+    return ", ".join(f"{role} {layer.path}" for role, layer in mount.overlay.layers())
 
 
 def _descriptors(plan: Plan, reasons: _Reasons) -> Table:

@@ -19,12 +19,12 @@ class MountVerdict(str, enum.Enum):
     SHOULD = "should"  # marked external, or it would silently become another file system
     DEVICE = "device"  # marked as a block device of its own
     AUTO = "auto"  # criu is told to find the host's path by itself: mnt[]
-    REBUILD = "overlay-inside"  # refused too, as long as nothing of ours mounts it again
+    REBUILD = "overlay-inside"  # marked external, and the hook mounts it again from its layers
     REFUSED = "refused"
     UNKNOWN = "unknown"  # refuses too
 
 
-REFUSING = frozenset({MountVerdict.REBUILD, MountVerdict.REFUSED, MountVerdict.UNKNOWN})
+REFUSING = frozenset({MountVerdict.REFUSED, MountVerdict.UNKNOWN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class MountView:
     in which the root task isn't with criu. `chrooted`: its root isn't its mount namespace's; None = unknown.
     `not_empty` are mqueue and pstore with anything in them, `unreadable` tmpfs that the tree's own root can't
     read, by device. `in_use` are ids of mounts that open files, working directories and the like are on.
+    `overlays` tells by device of overlays that were mounted inside why they can't be mounted again; empty:
+    they can.
     """
 
     criu_ns: int
@@ -45,6 +47,7 @@ class MountView:
     not_empty: frozenset[int] = frozenset()
     unreadable: frozenset[int] = frozenset()
     in_use: frozenset[int] = frozenset()
+    overlays: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def others(self) -> list[Sequence[Mount]]:

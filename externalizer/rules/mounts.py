@@ -33,6 +33,7 @@ _CUT_OFF = frozenset({b"tmpfs", b"devpts", b"overlay"})
 _CUT_OFF_BY_NAMESPACE = {b"proc": "pid", b"sysfs": "net", b"mqueue": "ipc"}
 _MEMORY_ONLY = frozenset({b"tmpfs", b"ramfs"})
 _WITHOUT_CONTENTS = frozenset({b"proc", b"sysfs", b"mqueue", b"devpts"})  # hidden, one is as good as another
+_REBUILT = "it was mounted inside: the hook mounts it again from the same layers"
 _OPENED = frozenset({b"tmpfs", b"mqueue", b"pstore"})  # criu must get at their contents
 
 
@@ -93,9 +94,13 @@ class _Judge:
         """What the tree shares with the host although criu doesn't ask: of each file system the first."""
         self._shared: dict[int, str] = {}
         for mount in self._view.mounts:
-            if mount.dev not in self._host.devs or is_namespace_root(mount) or self._marks.covers(mount):
+            if is_namespace_root(mount) or self._marks.covers(mount):
                 continue
-            if why := self._cut_off(mount):
+            if mount.dev not in self._host.devs:
+                if self._view.overlays.get(mount.dev) == "" and self._table.root_of(mount) == b"/":
+                    self._shared[mount.mnt_id] = _REBUILT
+                    self._marks.add(mount)
+            elif why := self._cut_off(mount):
                 self._shared[mount.mnt_id] = why
                 self._marks.add(mount)
 
@@ -212,6 +217,11 @@ class _Judge:
             return self._marked(mount, MountVerdict.MUST, _why(failure), outside)
         if mount.dev in self._required.devices and self._table.can_be_device(mount):
             return self._device(mount)
+        if self._shared.get(mount.mnt_id) is _REBUILT:
+            doc = "mounts#overlay-inside"
+            return self._unmarkable(mount, _REBUILT, outside) or MountNeed(
+                mount, MountVerdict.REBUILD, _REBUILT, key(mount.mountpoint), doc=doc
+            )
         if mount.mnt_id in self._shared:
             return self._marked(mount, MountVerdict.SHOULD, self._shared[mount.mnt_id], outside)
         if mount.mnt_id in self._auto:
@@ -227,9 +237,8 @@ class _Judge:
         kind = base_type(mount)
         if kind == b"overlay" and self._table.root_of(mount) == b"/":
             reason = "it was mounted inside: criu would look its layers up by the host's paths"
-            return MountNeed(
-                mount, MountVerdict.REBUILD, reason, outside=outside, doc="mounts#overlay-inside"
-            )
+            problem = self._view.overlays.get(mount.dev) or "a mount of a nested namespace has no mark"
+            return refusal(mount, f"{reason}; {problem}", "overlay-inside", outside=outside)
         may_be_locked = outside and mount.mnt_id in self._hidden and "user" in self._view.namespaces
         if may_be_locked and kind in _OPENED:
             reason = "another mount hides it, and criu may not lift that in a user namespace"
@@ -252,13 +261,18 @@ class _Judge:
             mount, MountVerdict.ROOT, reason, candidates=found, outside=outside, doc="mounts#root"
         )
 
-    def _marked(self, mount: Mount, verdict: MountVerdict, reason: str, outside: bool) -> MountNeed:
+    def _unmarkable(self, mount: Mount, reason: str, outside: bool) -> MountNeed | None:
         if shadows_others(mount.mountpoint):
             text = "its mountpoint holds `]:`, which criu would take for the end of another one's name"
             return refusal(mount, f"{reason}; {text}", "bracket", outside=outside)
         if mount.mnt_id in self._hidden and mount.mnt_id not in self._stacks:
             text = "another mount hides it, so that it can't be compared with the host's"
             return refusal(mount, f"{reason}; {text}", "hidden", outside=outside)
+        return None
+
+    def _marked(self, mount: Mount, verdict: MountVerdict, reason: str, outside: bool) -> MountNeed:
+        if refused := self._unmarkable(mount, reason, outside):
+            return refused
         found = self._sources(mount)
         if not found and self._host.sources(mount):
             return self._master_gone(mount)

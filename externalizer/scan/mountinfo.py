@@ -27,6 +27,16 @@ def of_process(pid: int) -> tuple[Mount, ...]:
     return parse(procfs.read(pid, "mountinfo"), namespaces.inode(pid, "mnt"))
 
 
+def super_options(table: bytes) -> dict[int, tuple[bytes, ...]]:
+    """The options of the file systems in a mountinfo file, by mount id.
+
+    Split before they are decoded: a comma within one of them is a number then (seq_show_option() in
+    <linux/seq_file.h>).
+    """
+    lines = (line.split(b" ") for line in table.split(b"\n") if line)
+    return {int(fields[0]): tuple(map(_decoded, fields[-1].split(b","))) for fields in lines}
+
+
 def of_self() -> tuple[Mount, ...]:
     """Return the mounts of our own namespace, which criu is started in."""
     return of_process(os.getpid())

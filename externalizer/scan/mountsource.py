@@ -59,7 +59,7 @@ class Verifier:
             return None
         try:
             pid = self._others.get(mount.ns, self._pid)
-            return _within(self._deadline, lambda: _compare(pid, mount, need.candidates))
+            return in_time(self._deadline, lambda: _compare(pid, mount, need.candidates))
         except TimeoutError:
             self.hung.add(mount.dev)
             return None
@@ -70,7 +70,7 @@ def verify(pid: int, need: MountNeed, deadline: float = DEADLINE) -> VerifiedSou
     return Verifier(pid, deadline).verify(need)
 
 
-def _within(seconds: float, work: Callable[[], T]) -> T:
+def in_time(seconds: float, work: Callable[[], T]) -> T:
     """Return what `work` returns. Raises what it raises, or TimeoutError.
 
     A late thread can't be ended. It is a daemon, so that at least the end of the program doesn't wait for it;
@@ -111,7 +111,7 @@ def _compare(pid: int, mount: Mount, candidates: Sequence[bytes]) -> VerifiedSou
 def shows(pid: int, mount: Mount, path: bytes, deadline: float = DEADLINE) -> bool:
     """Whether a path of ours shows what that mount of the process shows; False if it can't be told."""
     try:
-        return _within(deadline, lambda: _compare(pid, mount, (path,))) is not None
+        return in_time(deadline, lambda: _compare(pid, mount, (path,))) is not None
     except TimeoutError:
         return False
 
@@ -153,7 +153,7 @@ def open_exactly(start: bytes, path: bytes) -> int:
 
 def open_in_time(start: bytes, path: bytes, seconds: float = DEADLINE) -> int:
     """As `open_exactly`; raises TimeoutError, an OSError, where a file server on the way does not answer."""
-    return _within(seconds, lambda: open_exactly(start, path))
+    return in_time(seconds, lambda: open_exactly(start, path))
 
 
 def probe(paths: Sequence[bytes], seconds: float = DEADLINE) -> list[os.stat_result | OSError]:

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from contained import pid_of
 from containers import Container, Held
-from mounting import BIND, attach, comparable, loop_device, mount, mounted, within
+from mounting import BIND, attach, comparable, loop_device, mount, mounted, umount, within
 from puppets import PATIENCE, Checkpoint, adopt_orphans, externalize
 from support import compile_program
+
+from externalizer.kernel import mountcalls
 
 pytestmark = pytest.mark.criu
 
@@ -122,6 +124,44 @@ def test_nested_namespaces(paused: Callable[..., Container], checkpoint: Checkpo
             assert "in 2 namespaces as they were" in checkpoint.log("restore.log")
     wrong = checkpoint.restore("--map-mount", f"/b={place / 'both'}")
     assert wrong.code == 2 and "/b is no external mount of these images" in wrong.err
+
+
+def test_an_overlay_that_a_nested_namespace_has_too(
+    paused: Callable[..., Container], checkpoint: Checkpoint, place: Path
+) -> None:
+    """Bound there from the one that the hook mounts; one that only a nested namespace has is refused."""
+    for name in ("low", "up", "work"):
+        (place / "layers" / name).mkdir(parents=True)
+    with paused(1) as tree:
+        (child,) = children(tree.pid, 1)
+        options = "lowerdir=/a/low,upperdir=/a/up,workdir=/a/work"
+        attach(place / "layers", tree.pid, "/a")
+
+        def overlay() -> int:
+            mount("over", "/b", "overlay", 0, options)
+            fd = os.open("/b", os.O_PATH)
+            tree = mountcalls.clone(fd)
+            os.close(fd)  # a descriptor of it would keep the overlay and its layers in use
+            return tree
+
+        def attached() -> None:
+            fd = os.open("/c", os.O_PATH)
+            mountcalls.attach(copy, fd)
+            os.close(fd)
+
+        copy = within(tree.pid, overlay)
+        within(child, attached)
+        os.close(copy)
+        with cycled(checkpoint, tree) as pid:
+            (child,) = children(pid, 1)
+            Path(f"/proc/{pid}/root/b/new").write_text("written by the root task")
+            assert Path(f"/proc/{child}/root/c/new").read_text() == "written by the root task"
+            assert (place / "layers/up/new").exists()
+            attach(place / "layers", child, "/a")
+            within(child, lambda: mount("over", "/b", "overlay", 0, "lowerdir=/a/up:/a/low"))
+            within(pid, lambda: umount("/b"))
+            within(child, lambda: umount("/c"))
+            assert "a mount of a nested namespace has no mark" in refusal(pid, "mount-overlay-inside")
 
 
 def test_what_criu_finds_wrongly_is_a_veto(

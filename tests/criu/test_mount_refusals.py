@@ -66,7 +66,11 @@ CASES = [
         {"/m1": "@/other/a"}, restore="Failed to copy sharing",
     ),
     Case(
-        "overlay-inside", (*_ROOT, _PIVOT, ("mount", "overlay", "o", "/m1", "lowerdir=/a:/m4")),
+        "overlay-inside",
+        (
+            *_ROOT, _PIVOT, ("mount", "tmpfs", "t", "/m4", ""),
+            ("mount", "overlay", "o", "/m1", "lowerdir=/a:/m4"),
+        ),
         restore="Can't mount",
     ),
     Case(

@@ -255,8 +255,16 @@ class TestKilled:
     def test_cleanup_and_the_next_restore_take_away_what_is_left(
         self, place: Path, container: MakeContainer, criu_binary: str, binds: list[Bind], slow: Path
     ) -> None:
+        """An overlay on a stage that is left would keep its layers in use."""
         checkpoint = Checkpoint(criu_binary, place)
-        with inside(place, container, binds) as puppet:
+        for name in ("low", "up", "work"):
+            (place / "layers" / name).mkdir(parents=True)
+        layers = Bind(place / "layers", "/layers", writable=True)
+        with inside(place, container, [*binds, layers]) as puppet:
+            puppet.ask("_ = os.mkdir('/tmp/over')")
+            options = "lowerdir=/layers/low,upperdir=/layers/up,workdir=/layers/work"
+            within(puppet.pid, lambda: mount("over", "/tmp/over", "overlay", 0, options))
+            (place / "layers/up/is").write_text("upper")
             _dumped(puppet, checkpoint, plain=True)
             self._killed(checkpoint, place, slow)
             listed = externalize("cleanup", "--dry-run", "--json")
@@ -271,3 +279,4 @@ class TestKilled:
             self._killed(checkpoint, place, slow)
             _restored(puppet, checkpoint, checkpoint.restore())
             assert puppet.ask("_ = open('/in/0/is').read()") == NAMES[0]
+            assert puppet.ask("_ = open('/tmp/over/is').read()") == "upper"

@@ -30,8 +30,8 @@ TYPES = {
     each.__name__: each
     for each in (
         plan.Plan, plan.Target, plan.Host, plan.SocketPlan, plan.GreetingPlan, plan.PeerPlan, plan.ClientPlan,
-        plan.MountPlan, plan.DescriptorPlan, policy.Policy, policy.PolicyRule, finding.Holder,
-        finding.Finding,
+        plan.MountPlan, plan.OverlayPlan, plan.LayerPlan, plan.DescriptorPlan, policy.Policy,
+        policy.PolicyRule, finding.Holder, finding.Finding,
     )
 }  # fmt: skip
 ENUMS = {

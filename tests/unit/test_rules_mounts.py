@@ -165,7 +165,7 @@ def test_what_would_silently_be_cut_off(fstype: bytes, namespaces: str, verdict:
         )
     )  # fmt: skip
     assert one(found, b"/x").verdict == verdict
-    inside = MountVerdict.REBUILD if fstype == b"overlay" else MountVerdict.INSIDE
+    inside = MountVerdict.REFUSED if fstype == b"overlay" else MountVerdict.INSIDE
     assert one(found, b"/own").verdict == inside
 
 
@@ -318,6 +318,13 @@ def test_what_restores_wrongly_or_never_is_refused() -> None:
     assert docs(mount(b"/t", PRIVATE, fstype=b"tracefs")) == {"tracefs"}
     assert docs(replace(mount(b"/o", PRIVATE, fstype=b"tmpfs"), options=b"rw,idmapped")) == {"lost-option"}
     assert docs(mount(b"/o", PRIVATE, fstype=b"overlay")) == {"overlay-inside"}
+    assert docs(mount(b"/o", PRIVATE, fstype=b"overlay"), overlays={PRIVATE: "gone"}) == {"overlay-inside"}
+    assert docs(mount(b"/o", PRIVATE, fstype=b"overlay"), overlays={PRIVATE: ""}) == set()
+    over = [mount(b"/o", PRIVATE, fstype=b"overlay"), mount(b"/p", PRIVATE, b"/sub", b"overlay")]
+    found = judge(view(ROOTFS, *over, overlays={PRIVATE: ""}))
+    assert one(found, b"/o").verdict is MountVerdict.REBUILD and one(found, b"/o").key == "o"
+    assert one(found, b"/p").verdict is MountVerdict.COVERED
+    assert docs(mount(b"/o]:", PRIVATE, fstype=b"overlay"), overlays={PRIVATE: ""}) == {"bracket"}
     assert docs(mount(b"/q", PRIVATE, fstype=b"mqueue"), not_empty=frozenset({PRIVATE})) == {"no-source"}
     read_only = [
         replace(mount(b"/r%d" % n, root=b"/srv/r" + b"/sub" * n, master=n + 1), options=b"ro,relatime")

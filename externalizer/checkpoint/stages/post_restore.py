@@ -65,6 +65,7 @@ def _mounts(pid: int, images: int, plan: Plan) -> None:
     from externalizer.checkpoint import (
         mountoptions,
         mounttables,
+        overlaynotes,
         peergroups,
         staging,
     )  # a tree without its own pays nothing
@@ -84,6 +85,7 @@ def _mounts(pid: int, images: int, plan: Plan) -> None:
             why="the program would go on with other files, or cut off from the host",
             hint="see docs/mounts.md; the images are unchanged",
         )
+    overlaynotes.store(pid, plan)
     count = sum(len(table.lines) for table in tables.namespaces)
     say(f"{count} mounts in {len(tables.namespaces)} namespaces as they were")
 
