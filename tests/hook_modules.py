@@ -51,6 +51,7 @@ _PLANNING = _GREETINGS | {
     "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
     "externalizer.checkpoint.installation",
     "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.spaces",
+    "externalizer.checkpoint.links", "externalizer.scan.links",
     "externalizer.checkpoint.registry", "externalizer.checkpoint.staging", "externalizer.criu.optionfile",
     "externalizer.kernel.mountcalls", "externalizer.model.mounttable",
     "externalizer.checkpoint.shared", "externalizer.checkpoint.stages.pre_dump",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from externalizer.checkpoint import masters, mounttables, sources
+from externalizer.checkpoint import links, masters, mounttables, sources
 from externalizer.checkpoint.artifacts import stored_holding
 from externalizer.criu import pages
 from externalizer.criu.images import ImageDamaged, read_file
@@ -44,6 +44,17 @@ def _memory(dirfd: int) -> None:
             f"the images are not complete: {problem}",
             why="criu would not see that and never come to an end",
             hint="copy the image directory again, whole",
+        )
+
+
+def check_links(plan: Plan) -> None:
+    """Raise RestoreFailed where an interface that criu is to make has a name that is taken."""
+    taken = links.taken(plan)
+    if taken:
+        raise RestoreFailed(
+            f"there is a network interface {', '.join(taken)} already",
+            why="criu makes the outer ends of the tree's interfaces under these names",
+            hint="rename or remove it, or see docs/rules.md#net-veth",
         )
 
 

@@ -113,6 +113,8 @@ def _adapted(
             )
         plan = adapted.apply(plan, options.wishes)
         preflight.check(dirfd, plan, _root(plan, options.root), progress)
+        if not any(word.startswith("--empty-ns") for word in options.passed_on):  # then criu makes none
+            preflight.check_links(plan)
         yield dirfd, plan
     finally:
         os.close(dirfd)

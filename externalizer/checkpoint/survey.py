@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Mapping
 
 import msgspec
 
-from externalizer.checkpoint import descriptors, greetings, inside, mounts, pipes, shared, spaces
+from externalizer.checkpoint import descriptors, greetings, inside, links, mounts, pipes, shared, spaces
 from externalizer.checkpoint.greetings.variable import named_by
 from externalizer.errors import TargetGone
 from externalizer.kernel import credentials, procfs
@@ -96,11 +96,13 @@ def plan_of(
     outside = descriptors.look(
         snapshot, pipes_of_tree, walked, policy, lambda ref: holder_of(snapshot, ref), in_flight
     )
+    interfaces = links.look(snapshot)
     split = shared.findings(snapshot, held, lambda ref: holder_of(snapshot, ref))
     findings = [
         *found.findings,
         *split,
         *outside.findings,
+        *interfaces.findings,
         *spaces.findings(snapshot),
         *_backlogs(snapshot),
         *_unreadable(snapshot),
@@ -115,6 +117,7 @@ def plan_of(
         holder_of=lambda ref: holder_of(snapshot, ref),
         mounts=found.mounts,
         descriptors=outside.plans,
+        links=interfaces.plans,
         root=found.root,
         findings=list(dict.fromkeys(findings)),
     )

@@ -164,6 +164,15 @@ class DescriptorPlan(msgspec.Struct, frozen=True, omit_defaults=True):
         return "[" in self.name and not self.name.startswith("pipe:")
 
 
+class LinkPlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A network interface that leads outside: `external veth[name]:outer@bridge` at restore."""
+
+    name: str  # in the tree's net namespace
+    kind: str  # veth
+    outer: str  # the other end, in criu's net namespace
+    bridge: str = ""  # that the other end is on
+
+
 class Target(msgspec.Struct, frozen=True):
     """The root of the tree, by identity."""
 
@@ -196,6 +205,7 @@ class Plan(msgspec.Struct, frozen=True):
     root: str = ""  # the host's path of the tree's root mount; empty: the tree is in the host's namespace
     dump_options: tuple[tuple[str, str | None], ...] = ()
     restore_options: tuple[tuple[str, str | None], ...] = ()
+    links: tuple[LinkPlan, ...] = ()
     digest: str = ""
 
     @property

@@ -184,6 +184,11 @@ def restored_mount(mount: model.MountPlan) -> tuple[str, str | None]:
     return "external", f"{kind}[{mount.key}]:{mount.stage or mount.source}"
 
 
+def restored_link(link: model.LinkPlan) -> tuple[str, str | None]:
+    """The option by which criu makes the outer end of an interface again."""
+    return "external", f"{link.kind}[{link.name}]:{link.outer}" + (f"@{link.bridge}" if link.bridge else "")
+
+
 def dumped_mount(mount: model.MountPlan) -> list[tuple[str, str | None]]:
     """The options by which criu takes a mount for external at dump."""
     if mount.mark is model.Mark.AUTO:
@@ -204,6 +209,7 @@ def build(
     holder_of: HolderOf,
     mounts: Sequence[model.MountPlan],
     descriptors: Sequence[model.DescriptorPlan] = (),
+    links: Sequence[model.LinkPlan] = (),
     root: str,
     findings: Sequence[Finding],
 ) -> model.Plan:
@@ -239,7 +245,13 @@ def build(
                 *(option for mount in mounts for option in dumped_mount(mount)),
                 *(("external", one.name) for one in descriptors if one.marked),
             ),
-            restore_options=_once(*both, *([("root", root)] if root else []), *map(restored_mount, mounts)),
+            restore_options=_once(
+                *both,
+                *([("root", root)] if root else []),
+                *map(restored_mount, mounts),
+                *map(restored_link, links),
+            ),
+            links=tuple(links),
         )
     )
 
