@@ -46,7 +46,7 @@ TOOLS: dict[str, Tool] = {
         ("usr/lib/postgresql/*/bin/postgres", "usr/lib/postgresql/*/bin/initdb"),
         in_place=True,
     ),
-    "iproute2": Tool(("iproute2",), ("*bin/ip",), probe=("-V",)),
+    "iproute2": Tool(("iproute2",), ("bin/ip",), probe=("-V",)),
     "mke2fs": Tool(("e2fsprogs",), ("*sbin/mke2fs",), probe=("-V",)),
     "tmux": Tool(("tmux",), ("usr/bin/tmux",), probe=("-V",)),
     "dbus": Tool(("dbus-daemon",), ("usr/bin/dbus-daemon",)),
