@@ -317,8 +317,8 @@ def _no_plugin(place: Place, puppet: Puppet) -> Sequence[str]:
 
 
 def _full(place: Place, puppet: Puppet) -> Sequence[str]:
-    """A file system with room for the log alone is mounted over the images."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "full", place.path / "images"], check=True)
+    """A file system with inodes for the log and one image is mounted over the images: the log is whole."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=4", "full", place.path / "images"], check=True)
     place.stack.callback(subprocess.run, ["umount", place.path / "images"], check=True)
     return []
 

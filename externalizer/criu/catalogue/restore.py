@@ -237,7 +237,7 @@ ENTRIES = (
     ),
     Entry(
         name="image-missing",
-        pattern=r"Unable to open (?P<file>\S+\.img): (?P<error>.*)|Can't read pid (?P<pid>\d+) core"
+        pattern=r"Unable to open (?P<file>\S+\.img): (?P<error>(?!No space left).*)|Can't read pid (?P<pid>\d+) core"
         r"|Unexpected EOF on \(empty-image\)|Core (?:IDS|info) data missed for non-zombie|Can't (?:open|read) images directory",
         text="Unable to open core-5.img: No such file or directory",
         cause="image {file} can't be opened: {error}",
