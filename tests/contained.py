@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from containers import Bind, Container
-from puppets import PROGRAM, Puppet, adopt_orphans, alive
+from puppets import PROGRAM, Checkpoint, Puppet, Ran, adopt_orphans, alive
 
 USER, GROUP, EXTRA = 1234, 1235, (777,)
 MakeContainer = Callable[..., Container]
@@ -82,6 +82,18 @@ def inside(
         yield one
     finally:
         one.end_all()
+
+
+def dumped(puppet: Inside, checkpoint: Checkpoint, *words: str, plain: bool = False) -> None:
+    """Dump a container by our command, or by criu itself with our files."""
+    ran = checkpoint.plain_dump(puppet, planned_by=words) if plain else checkpoint.dump(puppet, *words)
+    assert ran.code == 0, (ran.out, ran.err, checkpoint.log("dump.log")[-4000:])
+
+
+def came_back(puppet: Inside, checkpoint: Checkpoint, ran: Ran, *, plain: bool = False) -> None:
+    """A restore that succeeded; criu itself was told to write IMAGES/pid."""
+    assert ran.code == 0, (ran.err, checkpoint.log("restore.log")[-4000:])
+    puppet.restored(int((checkpoint.images / "pid").read_text()) if plain else pid_of(ran.out))
 
 
 def pid_of(out: str) -> int:

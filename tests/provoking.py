@@ -9,12 +9,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from puppets import PATIENCE, Puppet, Ran, Tree, state
+from puppets import PATIENCE, Puppet, Ran, Tree, state, until
 
 from externalizer.criu import shim
 from externalizer.criu.environment import criu_environment
@@ -241,10 +240,7 @@ def _zombie_leader(place: Place, puppet: Puppet) -> None:
     child.ask("t = threading.Thread(target=time.sleep, args=(1000,)); t.start()")
     place.stack.callback(os.kill, child.pid, signal.SIGKILL)
     child.order("__import__('ctypes').CDLL(None).pthread_exit(0)")
-    deadline = time.monotonic() + PATIENCE
-    while state(child.pid) != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    until(lambda: state(child.pid) == "Z")
 
 
 def _nested(place: Place, puppet: Puppet) -> None:
@@ -272,13 +268,13 @@ def _without_init(place: Place, puppet: Puppet) -> Sequence[str]:
 
 def wait_child(pid: int) -> int:
     """The first child of a process, once it executes `sleep`."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            if Path(f"/proc/{child}/comm").read_text() == "sleep\n":
-                return int(child)
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+
+    def found() -> list[int]:
+        children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return [child for child in children if Path(f"/proc/{child}/comm").read_text() == "sleep\n"]
+
+    until(found)
+    return found()[0]
 
 
 def _terminal(place: Place, puppet: Puppet) -> None:
@@ -293,10 +289,7 @@ def _terminal(place: Place, puppet: Puppet) -> None:
     )
     place.stack.callback(held.wait)
     place.stack.callback(held.kill)
-    deadline = time.monotonic() + PATIENCE
-    while Path(f"/proc/{held.pid}/comm").read_text() != "sleep\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    until(lambda: Path(f"/proc/{held.pid}/comm").read_text() == "sleep\n")
     for fd in (ours, theirs):
         place.give(puppet, fd)
         puppet.ask("kept = [*globals().get('kept', ()), given]")
@@ -446,11 +439,9 @@ def shell(place: Place, script: str, words: Sequence[str] = ()) -> Iterator[Tree
             start_new_session=True,
         )
     )  # fmt: skip
-    deadline = time.monotonic() + PATIENCE
     try:
-        while Path(f"/proc/{tree.pid}/comm").read_text() != "sleep\n":
-            assert time.monotonic() < deadline and state(tree.pid) != "Z", "the tree did not start"
-            time.sleep(0.001)
+        until(lambda: state(tree.pid) == "Z" or Path(f"/proc/{tree.pid}/comm").read_text() == "sleep\n")
+        assert state(tree.pid) != "Z", "the tree did not start"
         yield tree
     finally:
         tree.end()

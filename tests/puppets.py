@@ -156,6 +156,14 @@ class Puppet(Tree):
             wait_gone(child.pid)
 
 
+def until(true: Callable[[], object], what: str = "it did not happen in time") -> None:
+    """Poll for what nobody announces; PATIENCE is a bound, not a measure."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.002)
+
+
 def sockets(pid: int) -> list[int]:
     """Inodes of the sockets that a process has open (proc_pid_fd(5))."""
     links = [os.readlink(each.path) for each in os.scandir(f"/proc/{pid}/fd")]

@@ -10,18 +10,21 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "criu_abi.h"
 #include "plugin.h"
 
 /* What open(2) makes or does once is not asked for again; F_GETFL tells none of it but __O_TMPFILE. */
-#define NEVER_AGAIN (O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_CLOEXEC | O_ASYNC | (O_TMPFILE & ~O_DIRECTORY))
+#define NEVER_AGAIN                                                                             \
+	(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC | O_ASYNC | (O_TMPFILE & ~O_DIRECTORY))
 
 void ez_raise_limit(void)
 {
@@ -46,15 +49,41 @@ static bool access_suffices(int has, int needs)
 	return access == O_RDWR ? (has & O_ACCMODE) == O_RDWR : may(has, access);
 }
 
-/* Of a description of its own: its flags change nothing for others that have the pipe or the terminal. */
+/* open(2) of a fifo waits for the other end; a reader and writer of our own is there for that moment. */
+static int open_fifo(const char *path, int flags)
+{
+	int both, fd, ret;
+
+	both = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (both < 0)
+		return -errno;
+	fd = open(path, flags);
+	ret = fd < 0 ? -errno : fd;
+	close(both);
+	return ret;
+}
+
+/* What a descriptor is of, opened again: a description of its own, whose flags change nothing for others. */
 static int open_again(int number, int flags)
 {
+	struct stat st;
 	char path[64];
 	int fd;
 
+	if (fstat(number, &st))
+		return -errno;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", number);
-	fd = open(path, (flags & (O_ACCMODE | O_NONBLOCK)) | O_NOCTTY | O_CLOEXEC);
+	flags |= O_NOCTTY | O_CLOEXEC;
+	if (S_ISFIFO(st.st_mode))
+		return open_fifo(path, flags);
+	fd = open(path, flags);
 	return fd < 0 ? -errno : fd;
+}
+
+/* Pipes and terminals: others may have the description that we have. */
+static int open_shared(int number, const struct ez_inherit *rec)
+{
+	return open_again(number, (int)rec->open_flags & (O_ACCMODE | O_NONBLOCK));
 }
 
 /* criu's own descriptor of a number, or -errno. A file's is shared, for the sake of its offset. */
@@ -77,23 +106,9 @@ static int take_stdio(const struct ez_inherit *rec, const char *name)
 	if (fstat((int)rec->target, &st))
 		return -errno;
 	if (S_ISFIFO(st.st_mode) || isatty((int)rec->target))
-		return open_again((int)rec->target, (int)rec->open_flags);
+		return open_shared((int)rec->target, rec);
 	fd = fcntl((int)rec->target, F_DUPFD_CLOEXEC, 3);
 	return fd < 0 ? -errno : fd;
-}
-
-/* open(2) of a fifo waits for the other end; a reader and writer of our own is there for that moment. */
-static int open_fifo(const char *path, int flags)
-{
-	int both, fd, ret;
-
-	both = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-	if (both < 0)
-		return -errno;
-	fd = open(path, flags);
-	ret = fd < 0 ? -errno : fd;
-	close(both);
-	return ret;
 }
 
 /* Where the program was. A log that has been cut off since, or another file, goes on at its end. */
@@ -127,29 +142,57 @@ static int check_opened(int fd, const struct ez_inherit *rec, const char *name)
 	return seek(fd, &st, rec, name);
 }
 
-/* The file at the record's path, as it was opened, or -errno. */
-static int open_at_path(const struct ez_inherit *rec, const char *name)
+/*
+ * The path itself, O_PATH. No link is followed but where the user has named it: whoever can write in a directory on
+ * the way, as a program can where its log is, must not choose what root opens. openat2(2), Linux 5.6.
+ */
+static int find(const char *path, const struct ez_inherit *rec)
 {
-	int flags = ((int)rec->open_flags & ~NEVER_AGAIN) | O_NOCTTY | O_CLOEXEC, fd, ret;
-	char path[EZ_MAX_PATH];
-	struct stat st;
+	struct open_how how = { .flags = O_PATH | O_CLOEXEC };
+	int fd;
 
-	memcpy(path, ez_inherit_path(rec), rec->path_len);
-	path[rec->path_len] = 0;
-	if (stat(path, &st))
-		st.st_mode = 0;
+	if (!(rec->flags & EZ_REC_MAPPED))
+		how.resolve = RESOLVE_NO_SYMLINKS;
+	fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+	return fd < 0 ? -errno : fd;
+}
+
+/* What `find` has found, as it was opened. */
+static int open_found(int place, const struct ez_inherit *rec)
+{
+	int flags = (int)rec->open_flags & ~NEVER_AGAIN;
+	struct stat st;
+	int fd;
+
+	if (flags & O_PATH) {
+		fd = fcntl(place, F_DUPFD_CLOEXEC, 3);
+		return fd < 0 ? -errno : fd;
+	}
+	if (fstat(place, &st))
+		return -errno;
 	/* What was written to a pipe is never written over what a file holds. */
 	if (S_ISFIFO(rec->mode) && S_ISREG(st.st_mode))
 		flags |= O_APPEND;
-	if (!(flags & O_PATH) && S_ISFIFO(st.st_mode))
-		fd = open_fifo(path, flags);
-	else if ((fd = open(path, flags)) < 0)
-		fd = -errno;
-	if (fd < 0) {
-		char shown[4 * 256];
+	return open_again(place, flags);
+}
 
+/* The file at the record's path, as it was opened, or -errno. */
+static int open_at_path(const struct ez_inherit *rec, const char *name)
+{
+	char path[EZ_MAX_PATH], shown[4 * 256];
+	int place, fd, ret;
+
+	memcpy(path, ez_inherit_path(rec), rec->path_len);
+	path[rec->path_len] = 0;
+	fd = place = find(path, rec);
+	if (place >= 0) {
+		fd = open_found(place, rec);
+		close(place);
+	}
+	if (fd < 0) {
 		ez_log(EZ_LOG_ERROR, "%s: can't open %s as it was: %s\n", name,
-		       ez_printable(ez_inherit_path(rec), rec->path_len, shown, sizeof(shown)), strerror(-fd));
+		       ez_printable(ez_inherit_path(rec), rec->path_len, shown, sizeof(shown)),
+		       fd == -ELOOP ? "a symbolic link is on the way" : strerror(-fd));
 		return fd;
 	}
 	ret = check_opened(fd, rec, name);
@@ -189,7 +232,7 @@ static int hung_up(const struct ez_inherit *rec, const struct ez_inherit *before
 	int pair[2], ret, reading = (rec->open_flags & O_ACCMODE) == O_RDONLY;
 
 	if (before_fd >= 0 && same_name(before, rec))
-		return open_again(before_fd, (int)rec->open_flags);
+		return open_shared(before_fd, rec);
 	if (pipe2(pair, O_NONBLOCK | O_CLOEXEC))
 		return -errno;
 	ret = reading ? fill(pair[1], rec) : 0;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -18,7 +18,7 @@ from externalizer.checkpoint.artifacts import PLAN_FILE, stored_holding, written
 from externalizer.criu.images import read_file
 from externalizer.errors import UsageError
 from externalizer.kernel import fscalls, safefs, temporary
-from externalizer.kernel.privatedir import RUN_BASE, run_directory
+from externalizer.kernel.privatedir import RUN_BASE, in_run_directory
 from externalizer.model.finding import Action
 from externalizer.model.plan import Plan, SocketPlan, sealed, to_json
 from externalizer.model.record import (
@@ -113,14 +113,11 @@ def written(images: int, plan: Plan, wishes: Wishes) -> Iterator[Mapping[str, st
     if wishes == Wishes():
         yield {}
         return
-    parent = run_directory(_DIRECTORY)
-    try:
+    with in_run_directory(_DIRECTORY) as parent:
         temporary.sweep(parent)
         with temporary.temporary_directory(parent) as (name, directory):
             _write(images, directory, plan)
             yield {RECORDS_VARIABLE: f"{RUN_BASE}/{_DIRECTORY}/{os.fsdecode(name)}"}
-    finally:
-        os.close(parent)
 
 
 def store(images: int, plan: Plan) -> None:
@@ -128,8 +125,7 @@ def store(images: int, plan: Plan) -> None:
 
     On this host and boot; in place of what was stored before. Raises as `written`.
     """
-    parent = run_directory(os.path.basename(WRITTEN))
-    try:
+    with in_run_directory(os.path.basename(WRITTEN)) as parent:
         temporary.sweep(parent)
         with temporary.temporary_directory(parent) as (name, directory):
             _write(images, directory, plan)
@@ -138,26 +134,18 @@ def store(images: int, plan: Plan) -> None:
                 fscalls.renameat2(parent, name, parent, target, fscalls.RENAME_NOREPLACE)
             except FileExistsError:  # what was there is removed under the other's name
                 fscalls.renameat2(parent, name, parent, target, fscalls.RENAME_EXCHANGE)
-    finally:
-        os.close(parent)
 
 
 def unstore(images: int) -> None:
     """Remove what was stored for these images, if anything was. Raises ImageDamaged, UsageError."""
-    parent = run_directory(os.path.basename(WRITTEN))
-    try:
+    with in_run_directory(os.path.basename(WRITTEN)) as parent:
         temporary.erase(parent, written_name(images).encode())
-    finally:
-        os.close(parent)
 
 
 def left(*, remove: bool) -> list[str]:
     """What killed restores left, by its path; removed with `remove`. Raises UsageError."""
-    parent = run_directory(_DIRECTORY)
-    try:
+    with in_run_directory(_DIRECTORY) as parent:
         return [f"{RUN_BASE}/{_DIRECTORY}/{name}" for name in temporary.sweep(parent, remove=remove)]
-    finally:
-        os.close(parent)
 
 
 def _write(images: int, directory: int, plan: Plan) -> None:
@@ -187,11 +175,3 @@ def _record(record: RestoreRecord, planned: Mapping[int, SocketPlan]) -> Restore
         # On another host owner, inode and ids of the server mean nothing: the user's word does.
         record = replace(record, target=to_bytes(one.target), file=None, server=None, mapped=True)
     return record
-
-
-def check_maps(maps: Sequence[tuple[bytes, bytes]]) -> None:
-    """Raise UsageError where one address is to become two."""
-    seen: dict[bytes, bytes] = {}
-    for old, new in maps:
-        if seen.setdefault(old, new) != new:
-            raise UsageError(f"--map-socket: {socket_name(old)} is mapped to two addresses")

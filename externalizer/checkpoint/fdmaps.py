@@ -27,14 +27,6 @@ def parse(text: str) -> Pair:
     return check_name(name.decode("ascii", "replace")), printable(check_target(target))
 
 
-def check(pairs: Sequence[Pair]) -> None:
-    """Raise UsageError where one name is to have two targets."""
-    seen: dict[str, str] = {}
-    for name, target in pairs:
-        if seen.setdefault(name, target) != target:
-            raise UsageError(f"{name} is to be both {seen[name]} and {target}")
-
-
 def apply(plan: Plan, pairs: Sequence[Pair]) -> Plan:
     """The plan, not sealed, with these targets. Raises UsageError for what leads nowhere outside."""
     wishes = dict(pairs)

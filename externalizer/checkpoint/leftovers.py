@@ -5,7 +5,7 @@ Each kind is removed anyway by the next run that comes by its place; this is for
 
 from __future__ import annotations
 
-from externalizer.checkpoint import adapted, overlaynotes, registry, runfile, staging
+from externalizer.checkpoint import adapted, once, overlaynotes, registry, runfile, staging
 from externalizer.holder import notes
 
 
@@ -16,6 +16,7 @@ def found(*, remove: bool) -> list[str]:
         *registry.left(remove=remove),
         *overlaynotes.left(remove=remove),
         *runfile.left(remove=remove),
+        *once.left(remove=remove),
         *adapted.left(remove=remove),
         *notes.left(remove=remove),
     ]

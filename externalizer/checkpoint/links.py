@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from externalizer.checkpoint.shared import named
 from externalizer.errors import ExternalizerError
-from externalizer.model.finding import Finding, Place, Verdict
+from externalizer.model.finding import Finding
 from externalizer.model.plan import LinkPlan, Plan
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable, to_bytes
-from externalizer.scan import links
-from externalizer.scan.links import Link
-
-# On an interface of another net namespace; criu has to be told at restore which one that is.
-_ON_ANOTHER = frozenset({b"macvlan", b"macvtap", b"ipvlan", b"ipvtap"})
+from externalizer.rules import net_links
+from externalizer.scan import links, mountinfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,89 +27,20 @@ def look(snapshot: Snapshot) -> Found:
     root = snapshot.task(snapshot.root.pid)
     if root.net_ns in (0, os.stat("/proc/self/ns/net").st_ino):
         return Found((), ())
+    sharers = links.sharers(root.net_ns, frozenset(task.tgid for task in snapshot.leaders()))
+    shared = tuple(net_links.shared(named(sharers), _names(root.net_ns)))
     try:
-        inside, outside = links.of_namespace(root.key.pid), links.of_self()
+        plans, findings = net_links.judge(links.of_namespace(root.key.pid), links.of_self())
     except (OSError, ExternalizerError) as error:
-        return Found((), (_unreadable(str(error)),))
-    plans = tuple(one for link in inside if (one := _veth(link, outside)) is not None)
-    handled = {to_bytes(one.name) for one in plans}
-    return Found(plans, (*map(_told, plans), *_lost(inside, handled), *_silent(inside)))
+        return Found((), (*shared, net_links.unreadable(str(error))))
+    return Found(plans, (*shared, *findings))
 
 
-def _veth(link: Link, outside: tuple[Link, ...]) -> LinkPlan | None:
-    """Where the other end of a pair is in our net namespace."""
-    if link.kind != b"veth" or not link.elsewhere:
-        return None
-    by_index = {one.index: one for one in outside}
-    peer = by_index.get(link.link)
-    if peer is None or peer.kind != b"veth" or peer.link != link.index or not peer.elsewhere:
-        return None
-    bridge = by_index.get(peer.master)
-    name = printable(bridge.name) if bridge is not None and bridge.kind == b"bridge" else ""
-    return LinkPlan(printable(link.name), "veth", printable(peer.name), name)
-
-
-def _told(one: LinkPlan) -> Finding:
-    bridge = f", on the bridge {one.bridge}," if one.bridge else ""
-    return Finding(
-        rule="net-veth",
-        subject=f"network interface {one.name}",
-        place=Place.OUTSIDE,
-        verdict=Verdict.HANDLED,
-        evidence=f"its peer is {one.outer}{bridge} in criu's net namespace: criu makes that end anew, "
-        "without its addresses",
-        remedy=f"give {one.outer} its addresses again after the restore, if it had any",
-        doc="docs/rules.md#net-veth",
-    )
-
-
-def _lost(inside: tuple[Link, ...], handled: set[bytes]) -> Iterator[Finding]:
-    for link in inside:
-        if link.kind == b"veth" and link.elsewhere and link.name not in handled:
-            where = "the other end of its pair is in another net namespace than criu's"
-            option = f"veth[{printable(link.name)}]:OUTER"
-        elif link.kind in _ON_ANOTHER and link.elsewhere:
-            where = "it is on an interface of another net namespace"
-            option = f"macvlan[{printable(link.name)}]:OUTER"
-        else:
-            continue
-        yield Finding(
-            rule="net-outside",
-            subject=f"network interface {printable(link.name)}",
-            place=Place.OUTSIDE,
-            verdict=Verdict.SILENT_LOSS,
-            evidence=f"{where}: the dump passes, and criu's restore fails unless it is told",
-            remedy=f"restore with `-- --external {option}`, or dump and restore with `-- --empty-ns net`",
-            doc="docs/rules.md#net-outside",
-        )
-
-
-def _silent(inside: tuple[Link, ...]) -> Iterator[Finding]:
-    """Their routes are `linkdown`; ip(8), which criu restores routes by, refuses those."""
-    for link in inside:
-        if link.silent:
-            yield Finding(
-                rule="net-outside",
-                subject=f"network interface {printable(link.name)}",
-                place=Place.OUTSIDE,
-                verdict=Verdict.SILENT_LOSS,
-                evidence="it is up and its other end is down: the dump passes, and criu's restore fails if "
-                "it has routes (`Invalid rtm_flags`)",
-                remedy="set the other end up before the dump, or dump and restore with `-- --empty-ns net`",
-                doc="docs/rules.md#net-outside",
-            )
-
-
-def _unreadable(problem: str) -> Finding:
-    return Finding(
-        rule="net-outside",
-        subject="network interfaces of the tree",
-        place=Place.SHARED,
-        verdict=Verdict.UNKNOWN,
-        evidence=f"they could not be read: {problem}",
-        remedy="run as root in the initial user namespace",
-        doc="docs/rules.md#net-outside",
-    )
+def _names(ns: int) -> list[str]:
+    """Where on the host the namespace is bound, as `ip netns` does: nsfs, namespaces(7)."""
+    bound = b"net:[%d]" % ns
+    found = (mount for mount in mountinfo.of_self() if mount.fstype == b"nsfs" and mount.root == bound)
+    return [printable(mount.mountpoint) for mount in found]
 
 
 def taken(plan: Plan) -> list[str]:

@@ -6,7 +6,6 @@ criu makes them slaves of the source's peer group, and fails in the middle of a 
 from __future__ import annotations
 
 import contextlib
-import os
 
 from externalizer.errors import RestoreFailed
 from externalizer.model.mounttable import Tables
@@ -29,7 +28,7 @@ def check(plan: Plan, tables: Tables) -> None:
     for mount in wanted:
         found = None
         with contextlib.suppress(OSError):
-            found = host.get(_mount_id(to_bytes(mount.source)))
+            found = host.get(mountsource.mount_at(to_bytes(mount.source)))
         if found is None or not (found.shared or found.master):
             bad.append(f"{mount.mountpoint} from {mount.source}")
     if bad:
@@ -38,11 +37,3 @@ def check(plan: Plan, tables: Tables) -> None:
             why="these mounts received what was mounted on their source, and criu can't make them private",
             hint="make the source a shared mount: mount --bind PATH PATH; mount --make-shared PATH",
         )
-
-
-def _mount_id(path: bytes) -> int:
-    fd = mountsource.open_exactly(b"/", path)
-    try:
-        return mountsource.mount_id(fd)
-    finally:
-        os.close(fd)

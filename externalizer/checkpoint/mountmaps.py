@@ -41,14 +41,6 @@ def _plain(path: bytes) -> bytes:
     return b"/" + b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))
 
 
-def check(pairs: Sequence[Pair]) -> None:
-    """Raise UsageError where one mountpoint is to have two sources."""
-    seen: dict[bytes, bytes] = {}
-    for mountpoint, path in pairs:
-        if seen.setdefault(mountpoint, path) != path:
-            raise UsageError(f"--map-mount: {printable(mountpoint)} is mapped to two paths")
-
-
 def apply(plan: Plan, pairs: Sequence[Pair]) -> Plan:
     """The plan, not sealed, with these sources. Raises UsageError for what is no external mount of it."""
     wanted = dict(pairs)

@@ -7,40 +7,31 @@ would be told twice what it is told. The images may be read-only, so the note is
 
 from __future__ import annotations
 
-import os
-import re
-from contextlib import suppress
-
-from externalizer.kernel import procfs
-from externalizer.kernel.privatedir import run_directory
+from externalizer.checkpoint import registry
+from externalizer.kernel.privatedir import in_run_directory
 from externalizer.kernel.safefs import write_file
 from externalizer.model.process import TaskKey
 
-_DIRECTORY = "restored"
-_NAME = re.compile(r"(\d+)-(\d+)\Z")
+_KIND = "restored"
 
 
 def done(criu: TaskKey) -> bool:
     """Whether `note` was called for it. Drops the notes of those that have ended. Raises UsageError."""
-    directory = run_directory(_DIRECTORY)
-    try:
-        for name in os.listdir(directory):
-            found = _NAME.match(name)
-            if found and procfs.is_ending(int(found[1]), int(found[2])):
-                with suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=directory)
-        return _name(criu) in os.listdir(directory)
-    finally:
-        os.close(directory)
+    with in_run_directory(_KIND) as directory:
+        registry.sweep(directory, _KIND)
+        return registry.read(directory, _name(criu)) is not None
 
 
 def note(criu: TaskKey) -> None:
     """Remember that this criu's stage is done. Raises UsageError."""
-    directory = run_directory(_DIRECTORY)
-    try:
+    with in_run_directory(_KIND) as directory:
         write_file(directory, _name(criu), b"")
-    finally:
-        os.close(directory)
+
+
+def left(*, remove: bool) -> list[str]:
+    """The notes for those that have ended, by their path; removed with `remove`. Raises UsageError."""
+    with in_run_directory(_KIND) as directory:
+        return registry.sweep(directory, _KIND, remove=remove)
 
 
 def _name(criu: TaskKey) -> str:

@@ -6,13 +6,11 @@ process, the root of the tree, so that a tree can only get back what it was give
 
 from __future__ import annotations
 
-import os
-
 import msgspec
 
 from externalizer.checkpoint import registry
 from externalizer.kernel import procfs, safefs
-from externalizer.kernel.privatedir import run_directory
+from externalizer.kernel.privatedir import in_run_directory
 from externalizer.model.plan import OverlayPlan, Plan
 from externalizer.model.process import TaskKey
 from externalizer.model.text import printable
@@ -38,22 +36,16 @@ def store(pid: int, plan: Plan) -> None:
         for mount in mountinfo.of_process(pid)
         if printable(mount.mountpoint) in planned
     ]
-    directory = run_directory(_KIND)
-    try:
+    with in_run_directory(_KIND) as directory:
         registry.sweep(directory, _KIND)
         name = f"{pid}-{procfs.stat(pid).starttime}"
         safefs.write_file(directory, name, msgspec.json.encode(notes))
-    finally:
-        os.close(directory)
 
 
 def of(root: TaskKey) -> dict[tuple[int, tuple[str, ...]], OverlayPlan]:
     """What is noted of the tree of this root, by device and options. Raises UsageError."""
-    directory = run_directory(_KIND)
-    try:
+    with in_run_directory(_KIND) as directory:
         raw = registry.read(directory, f"{root.pid}-{root.starttime}")
-    finally:
-        os.close(directory)
     notes = [] if raw is None else msgspec.json.decode(raw, type=list[Note])
     return {(note.dev, note.options): note.overlay for note in notes}
 
@@ -64,8 +56,5 @@ def shown(options: tuple[bytes, ...]) -> tuple[str, ...]:
 
 def left(*, remove: bool) -> list[str]:
     """The notes of processes that have ended, by their path; removed with `remove`. Raises UsageError."""
-    directory = run_directory(_KIND)
-    try:
+    with in_run_directory(_KIND) as directory:
         return registry.sweep(directory, _KIND, remove=remove)
-    finally:
-        os.close(directory)

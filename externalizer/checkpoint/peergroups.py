@@ -95,18 +95,10 @@ def _groups_of_sources(tables: Tables, plan: Plan, host: Sequence[Mount]) -> dic
         if line is None or line.shared not in tables.host_groups or not planned.source:
             continue
         with contextlib.suppress(OSError):
-            found = by_id.get(_mount_at(to_bytes(planned.source)))
+            found = by_id.get(mountsource.mount_at(to_bytes(planned.source)))
             if found is not None and found.shared:
                 groups.setdefault(line.shared, found.shared)
     return groups
-
-
-def _mount_at(path: bytes) -> int:
-    fd = mountsource.open_exactly(b"/", path)
-    try:
-        return mountsource.mount_id(fd)
-    finally:
-        os.close(fd)
 
 
 def _root_of(mount: Mount) -> int:

@@ -18,6 +18,7 @@ from externalizer.model.finding import Action
 from externalizer.model.plan import Plan
 from externalizer.model.record import RESTORE_FILE, Missing, RecordDamaged, unpack_restore
 from externalizer.model.text import to_bytes
+from externalizer.scan import mountsource
 
 
 def check(dirfd: int, plan: Plan, root: str, progress: Callable[[str], None]) -> None:
@@ -66,16 +67,8 @@ def _mounts(plan: Plan, root: str, progress: Callable[[str], None]) -> None:
             why="criu does not save the root file system, it takes a directory of this host",
             hint="name it: --root DIR",
         )
-    found = sources.look(plan)
-    bad = [one for one in found if not one.usable]
-    if bad:
-        raise RestoreFailed(
-            f"{len(bad)} of {len(found)} external mounts have no source here: {sources.told(bad)}",
-            why="criu would fail in the middle of the restore",
-            hint="name another: --map-mount MOUNTPOINT=PATH, or --map FILE for many",
-        )
     mapped = {mount.mountpoint for mount in plan.mounts if mount.mapped}
-    for one in found:
+    for one in sources.check(plan):
         if one.state is sources.State.OTHER and one.mountpoint not in mapped:
             progress(f"warning: what {one.path} shows is not the same as at the dump (for {one.mountpoint})")
 
@@ -84,12 +77,26 @@ def _descriptors(plan: Plan) -> None:
     """Files that are to be handed over. What can't be opened in the right way is the plugin's to see."""
     for one in plan.descriptors:
         path = target_path(to_bytes(one.target))
-        if path is not None and not os.path.exists(path):
+        problem = "" if path is None else _file_problem(path, mapped=one.mapped)
+        if problem:
             raise RestoreFailed(
-                f"there is no file {one.target}, which is to be handed over for {one.name} ({one.path})",
+                f"{one.target}, which is to be handed over for {one.name} ({one.path}), is {problem}",
                 why="criu would fail in the middle of the restore",
                 hint=f"name another: --map-fd {one.holders[0].fd}=PATH, or =null",
             )
+
+
+def _file_problem(path: bytes, *, mapped: bool) -> str:
+    """Only a path that the user has named may lead over symbolic links: the plugin follows no other."""
+    try:
+        if mapped:
+            mountsource.in_time(mountsource.DEADLINE, lambda: os.stat(path))
+        else:
+            os.close(mountsource.open_in_time(b"/", path))
+    except OSError as error:  # TimeoutError, too
+        state, detail = sources.absent(error)
+        return detail or state.value
+    return ""
 
 
 def _records(dirfd: int, plan: Plan) -> None:

@@ -12,7 +12,7 @@ import re
 
 from externalizer.errors import Refused, TargetGone
 from externalizer.kernel import procfs, safefs
-from externalizer.kernel.privatedir import RUN_BASE, run_directory
+from externalizer.kernel.privatedir import RUN_BASE, in_run_directory, run_directory
 from externalizer.model.plan import Plan, PlanDamaged, from_json, to_json
 from externalizer.model.process import TaskKey
 
@@ -21,13 +21,10 @@ _NAME = re.compile(r"(\d+)-(\d+)\Z")
 
 def register(plan: Plan) -> None:
     """Store the plan for the hook, replace an older one, and drop plans of processes that ended."""
-    directory = run_directory("plans")
-    try:
+    with in_run_directory("plans") as directory:
         sweep(directory, "plans")
         name = f"{plan.target.pid}-{plan.target.starttime}"
         safefs.write_file(directory, name, to_json(plan))
-    finally:
-        os.close(directory)
 
 
 def find(target: TaskKey) -> Plan | None:
@@ -45,12 +42,8 @@ def find(target: TaskKey) -> Plan | None:
 
 def forget(target: TaskKey) -> None:
     """Drop the plan of a process, for example after its dump."""
-    directory = run_directory("plans")
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{target.pid}-{target.starttime}", dir_fd=directory)
-    finally:
-        os.close(directory)
+    with in_run_directory("plans") as directory, contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{target.pid}-{target.starttime}", dir_fd=directory)
 
 
 def _names(directory: int) -> list[tuple[int, int]]:
@@ -70,11 +63,8 @@ def read(directory: int, name: str) -> bytes | None:
 
 def left(*, remove: bool) -> list[str]:
     """The plans of processes that have ended, by their path; removed with `remove`. Raises UsageError."""
-    directory = run_directory("plans")
-    try:
+    with in_run_directory("plans") as directory:
         return sweep(directory, "plans", remove=remove)
-    finally:
-        os.close(directory)
 
 
 def sweep(directory: int, kind: str, *, remove: bool = True) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from externalizer.checkpoint import wanted
 from externalizer.kernel import temporary
-from externalizer.kernel.privatedir import RUN_BASE, run_directory
+from externalizer.kernel.privatedir import RUN_BASE, in_run_directory
 
 _DIRECTORY = "conf"
 
@@ -34,8 +34,7 @@ class RunFile:
 @contextlib.contextmanager
 def written(verb: str, text: bytes) -> Iterator[RunFile]:
     """Write the option file for one run of criu below /run, and remove it at the end. Raises UsageError."""
-    directory = run_directory(_DIRECTORY)
-    try:
+    with in_run_directory(_DIRECTORY) as directory:
         _sweep(directory)
         while True:
             name = f"{verb}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -48,17 +47,12 @@ def written(verb: str, text: bytes) -> Iterator[RunFile]:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(name, dir_fd=directory)
                 return
-    finally:
-        os.close(directory)
 
 
 def left(*, remove: bool) -> list[str]:
     """The option files of killed commands, by their path; removed with `remove`. Raises UsageError."""
-    directory = run_directory(_DIRECTORY)
-    try:
+    with in_run_directory(_DIRECTORY) as directory:
         return _sweep(directory, remove=remove)
-    finally:
-        os.close(directory)
 
 
 def _sweep(directory: int, *, remove: bool = True) -> list[str]:

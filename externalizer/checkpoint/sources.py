@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from externalizer.errors import RestoreFailed
 from externalizer.model.filekind import file_kind
 from externalizer.model.plan import MountPlan, Plan
 from externalizer.model.text import to_bytes
@@ -71,7 +72,7 @@ def _sources(mount: MountPlan) -> list[MountPlan]:
 
 def _judged(mount: MountPlan, found: os.stat_result | OSError) -> Source:
     if isinstance(found, OSError):
-        return Source(mount.mountpoint, mount.source, *_absent(found))
+        return Source(mount.mountpoint, mount.source, *absent(found))
     kind = file_kind(found.st_mode)
     if mount.kind and kind != mount.kind:
         return Source(mount.mountpoint, mount.source, State.KIND, f"a {kind}, it was a {mount.kind}")
@@ -80,7 +81,10 @@ def _judged(mount: MountPlan, found: os.stat_result | OSError) -> Source:
     return Source(mount.mountpoint, mount.source, State.OTHER)
 
 
-def _absent(error: OSError) -> tuple[State, str]:
+def absent(error: OSError) -> tuple[State, str]:
+    """What an error of `mountsource.probe` or `in_time` means, and further words, or none."""
+    if isinstance(error, TimeoutError):
+        return State.SILENT, ""
     states = {
         errno.ENOENT: State.MISSING, errno.ENOTDIR: State.MISSING, errno.ELOOP: State.LINK,
         errno.ETIMEDOUT: State.SILENT,
@@ -90,13 +94,26 @@ def _absent(error: OSError) -> tuple[State, str]:
     return State.UNREADABLE, error.strerror or str(error)
 
 
+def check(plan: Plan) -> tuple[Source, ...]:
+    """Look at every source. Raises RestoreFailed with all that stand in the way."""
+    found = look(plan)
+    bad = [one for one in found if not one.usable]
+    if bad:
+        raise RestoreFailed(
+            f"{len(bad)} of {len(found)} external mounts have no source here: {told(bad)}",
+            why="criu would fail in the middle of the restore",
+            hint="name another: externalize restore --map-mount MOUNTPOINT=PATH, or --map FILE for many",
+        )
+    return found
+
+
 def root_problem(root: str) -> str:
     """Why the root file system of a tree can't be taken from this path, printable; empty: it can."""
     if not root:
         return "it is not said where it is"
     (found,) = mountsource.probe([to_bytes(root)])
     if isinstance(found, OSError):
-        state, detail = _absent(found)
+        state, detail = absent(found)
         return f"{root} is {detail or state.value}"
     kind = file_kind(found.st_mode)
     return "" if kind == "directory" else f"{root} is a {kind}"

@@ -12,13 +12,13 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from externalizer.checkpoint import overlaystage
 from externalizer.checkpoint.registry import lives
 from externalizer.errors import RestoreFailed
 from externalizer.kernel import mountcalls, safefs
-from externalizer.kernel.privatedir import RUN_BASE, run_directory
+from externalizer.kernel.privatedir import RUN_BASE, in_run_directory
 from externalizer.model.mounttable import Tables
 from externalizer.model.plan import MountPlan, Plan
 from externalizer.model.process import TaskKey
@@ -45,32 +45,34 @@ def make(plan: Plan, tables: Tables, criu: TaskKey, gid: int | None) -> int:
     if not staged:
         return 0
     name = _name(plan)
-    parent = run_directory(DIRECTORY)
-    try:
+    with in_run_directory(DIRECTORY) as parent:
         if _owner(parent, name) == criu:  # criu before 4.2 runs us twice under a container runtime
             return 0
         _remove_left(parent, name)
         if gid is not None:
             _let_through(parent)
-        _begin(parent, name, criu, gid)
-        groups = {line.mountpoint: bool(line.shared or line.master) for line in tables.namespaces[0].lines}
-        options = {} if gid is None else _options(plan, tables)
         try:
-            for mount in staged:
-                _make_one(mount, options.get(mount.mountpoint), in_group=groups.get(mount.mountpoint, False))
-        except RestoreFailed:
+            _begin(parent, name, criu, gid)
+            _make_all(staged, tables, {} if gid is None else _options(plan, tables))
+        except BaseException as error:
             _take_away(parent, name)
+            if isinstance(error, OSError):
+                raise RestoreFailed(f"no stage can be made for mounts: {error}") from error
             raise
+    return len(staged)
+
+
+def _make_all(staged: Sequence[MountPlan], tables: Tables, options: Mapping[str, int]) -> None:
+    groups = {line.mountpoint: bool(line.shared or line.master) for line in tables.namespaces[0].lines}
+    for mount in staged:
+        try:
+            _make_one(mount, options.get(mount.mountpoint), in_group=groups.get(mount.mountpoint, False))
         except OSError as error:
-            _take_away(parent, name)
             source = "its layers" if mount.overlay else mount.source
             raise RestoreFailed(
                 f"{mount.mountpoint} can't be staged from {source}: {error.strerror}",
                 why="criu could not mount it",
             ) from error
-    finally:
-        os.close(parent)
-    return len(staged)
 
 
 def _name(plan: Plan) -> str:
@@ -79,12 +81,9 @@ def _name(plan: Plan) -> str:
 
 def _let_through(parent: int) -> None:
     """Everybody may pass through, and see nothing on the way: the stages themselves are closed to others."""
-    base = run_directory()
-    try:
+    with in_run_directory() as base:
         for fd in (base, parent):
             os.fchmod(fd, 0o711)
-    finally:
-        os.close(base)
 
 
 def _begin(parent: int, name: str, criu: TaskKey, gid: int | None) -> None:
@@ -158,13 +157,10 @@ def _tree(source: int) -> Iterator[int]:
 def remove(plan: Plan, criu: TaskKey | None = None) -> None:
     """Take the plan's stages away, if there are any and they are of this criu or of one that has ended."""
     if any(mount.stage for mount in plan.mounts):
-        parent = run_directory(DIRECTORY)
-        try:
+        with in_run_directory(DIRECTORY) as parent:
             owner = _owner(parent, _name(plan))
             if owner is None or owner == criu or not lives(owner):
                 _take_away(parent, _name(plan))
-        finally:
-            os.close(parent)
 
 
 def _remove_left(parent: int, name: str) -> None:
@@ -203,14 +199,11 @@ def _take_away(parent: int, name: str) -> None:
 def left(*, remove: bool) -> list[str]:
     """The stages whose criu has ended, by their path; taken away with `remove`. Raises UsageError."""
     found = []
-    parent = run_directory(DIRECTORY)
-    try:
+    with in_run_directory(DIRECTORY) as parent:
         for name in sorted(os.listdir(parent)):
             owner = _owner(parent, name)
             if _NAME.fullmatch(name) and (owner is None or not lives(owner)):
                 found.append(f"{RUN_BASE}/{DIRECTORY}/{name}")
                 if remove:
                     _take_away(parent, name)
-    finally:
-        os.close(parent)
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from externalizer.checkpoint import fdmaps
+from externalizer.checkpoint import fdmaps, pairs
 from externalizer.errors import UsageError
 from externalizer.model.policy import Policy, PolicyRule, Want, check_on_missing
 from externalizer.model.text import printable, to_bytes
@@ -119,6 +119,6 @@ def chosen(args: argparse.Namespace) -> Policy:
         on_missing=args.on_missing,
         keep_seconds=args.keep_seconds,
     )
-    fdmaps.check(args.fd)
+    pairs.check("--fd", args.fd, str)
     policy = policies.policy(args.policy, given)
     return msgspec.structs.replace(policy, descriptors=dict(args.fd), shell_job=args.shell_job)

@@ -8,12 +8,12 @@ import os
 import signal
 import sys
 
-from externalizer.checkpoint import adapted, fdmaps, mountmaps
+from externalizer.checkpoint import adapted, mountmaps, pairs
 from externalizer.checkpoint import restore as checkpoint
 from externalizer.cli import common, policies
 from externalizer.errors import ExitCode, UsageError
 from externalizer.kernel import safefs
-from externalizer.model.text import printable, shell_word, to_bytes
+from externalizer.model.text import printable, shell_word, socket_name, to_bytes
 from externalizer.settings import mapfile
 
 HELP = "restore a process tree that was dumped with externalizer's plan, and verify its sockets"
@@ -121,9 +121,9 @@ def _write_conf(args: argparse.Namespace, images: bytes, options: checkpoint.Opt
 
 def _wishes(args: argparse.Namespace) -> adapted.Wishes:
     """The command line counts more than the file. Raises UsageError for what contradicts itself."""
-    adapted.check_maps(args.map_socket)
-    mountmaps.check(args.map_mount)
-    fdmaps.check(args.map_fd)
+    pairs.check("--map-socket", args.map_socket, socket_name)
+    pairs.check("--map-mount", args.map_mount, printable)
+    pairs.check("--map-fd", args.map_fd, str)
     file = mapfile.MapFile() if args.map is None else mapfile.read(args.map)
     try:
         sockets = [adapted.named_map(*pair) for pair in file.sockets]

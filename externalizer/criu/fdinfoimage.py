@@ -18,12 +18,7 @@ def each(dirfd: int) -> Iterator[tuple[str, list[Any]]]:
     """Yield the name and the fdinfo_entry messages of each table of descriptors. Raises ImageDamaged."""
     for name in sorted(os.listdir(dirfd)):
         if re.fullmatch(r"fdinfo-\d+\.img", name):
-            view, at = images.body(images.read_file(dirfd, name), name, FDINFO_MAGIC), 0
-            entries = []
-            while at < len(view):
-                entry, at = images.next_message(view, at, name)
-                entries.append(images.parse(FdinfoEntry, entry, name))
-            yield name, entries
+            yield name, images.entries(dirfd, name, FDINFO_MAGIC, FdinfoEntry)
 
 
 def as_files(dirfd: int, ids: Collection[int]) -> None:

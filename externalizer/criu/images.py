@@ -105,6 +105,16 @@ def messages(dirfd: int, name: str, magic: int, first: Any, others: Any) -> list
     return found
 
 
+def entries(dirfd: int, name: str, magic: int, cls: Any) -> list[Any]:
+    """All messages, perhaps none, of an image that has one class of them. Raises ImageDamaged."""
+    view, at = body(read_file(dirfd, name), name, magic), 0
+    found: list[Any] = []
+    while at < len(view):
+        entry, at = next_message(view, at, name)
+        found.append(parse(cls, entry, name))
+    return found
+
+
 class FilesImage:
     """files.img: every open file description of the tree, in criu's order, which matters at restore."""
 
@@ -112,12 +122,7 @@ class FilesImage:
 
     def __init__(self, dirfd: int) -> None:
         self._dirfd = dirfd
-        raw = read_file(dirfd, self.NAME)
-        view, at = body(raw, self.NAME, FILES_MAGIC), 0
-        self.entries: list[Any] = []
-        while at < len(view):
-            entry, at = next_message(view, at, self.NAME)
-            self.entries.append(parse(FileEntry, entry, self.NAME))
+        self.entries: list[Any] = entries(dirfd, self.NAME, FILES_MAGIC, FileEntry)
 
     def unix_sockets(self) -> Iterator[Any]:
         """Every unix_sk_entry, also the stand-ins (USK_EXTERN) for outside peers."""

@@ -12,14 +12,8 @@ _EXTERNAL = 5  # EXT_TTY of images/tty.proto
 
 def external(dirfd: int) -> dict[int, str]:
     """criu's id of each terminal that it has taken for external → its name. Raises ImageDamaged."""
-    raw = images.read_optional(dirfd, _NAME)
-    if raw is None:
+    if images.read_optional(dirfd, _NAME) is None:
         return {}
-    view, at = images.body(raw, _NAME, _MAGIC), 0
-    found: dict[int, str] = {}
-    while at < len(view):
-        message, at = images.next_message(view, at, _NAME)
-        entry = images.parse(TtyInfoEntry, message, _NAME)
-        if entry.type == _EXTERNAL:
-            found[entry.id] = f"tty[{entry.rdev:x}:{entry.dev:x}]"  # tty_d_name() in criu/tty.c
-    return found
+    entries = images.entries(dirfd, _NAME, _MAGIC, TtyInfoEntry)
+    # The name as tty_d_name() in criu/tty.c makes it.
+    return {one.id: f"tty[{one.rdev:x}:{one.dev:x}]" for one in entries if one.type == _EXTERNAL}

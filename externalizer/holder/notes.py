@@ -11,7 +11,7 @@ import re
 
 from externalizer.holder.state import KEPT, is_id
 from externalizer.kernel import safefs
-from externalizer.kernel.privatedir import RUN_BASE, run_directory
+from externalizer.kernel.privatedir import RUN_BASE, in_run_directory, run_directory
 from externalizer.model.process import TaskKey
 
 _NOTE = re.compile(r"resume-(\d+)")
@@ -19,12 +19,9 @@ _NOTE = re.compile(r"resume-(\d+)")
 
 def leave(criu: TaskKey, identity: str) -> None:
     """Write the note. Raises OSError, UsageError."""
-    directory = run_directory(KEPT)
-    try:
+    with in_run_directory(KEPT) as directory:
         _sweep(directory)
         safefs.write_file(directory, f"resume-{criu.pid}", f"{criu.starttime} {identity}".encode())
-    finally:
-        os.close(directory)
 
 
 def read(criu: TaskKey) -> str | None:
@@ -43,21 +40,14 @@ def read(criu: TaskKey) -> str | None:
 
 def remove(criu: TaskKey) -> None:
     """Remove the note, if it is there."""
-    directory = run_directory(KEPT)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"resume-{criu.pid}", dir_fd=directory)
-    finally:
-        os.close(directory)
+    with in_run_directory(KEPT) as directory, contextlib.suppress(FileNotFoundError):
+        os.unlink(f"resume-{criu.pid}", dir_fd=directory)
 
 
 def left(*, remove: bool) -> list[str]:
     """The notes for criu processes that ended, by their path; removed with `remove`. Raises UsageError."""
-    directory = run_directory(KEPT)
-    try:
+    with in_run_directory(KEPT) as directory:
         return _sweep(directory, remove=remove)
-    finally:
-        os.close(directory)
 
 
 def _sweep(directory: int, *, remove: bool = True) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 from externalizer.errors import UsageError
 from externalizer.kernel import fscalls, fserrors
@@ -64,6 +66,16 @@ def run_directory(*parts: str, base: str = RUN_BASE) -> int:
                 os.close(fd)
             fd = entered
         return fd
+
+
+@contextlib.contextmanager
+def in_run_directory(*parts: str) -> Iterator[int]:
+    """As `run_directory`, for the time of a `with` statement."""
+    fd = run_directory(*parts)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _open_no_links(path: bytes) -> int:

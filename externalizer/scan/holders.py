@@ -57,12 +57,13 @@ class _Search:
 
 
 def _sockets(pid: int) -> Iterator[tuple[int, int]]:
-    for fd, link in _links(pid):
+    for fd, link in links_of(pid):
         if link.startswith("socket:[") and link.endswith("]"):
             yield fd, int(link[8:-1])
 
 
-def _links(pid: int) -> Iterator[tuple[int, str]]:
+def links_of(pid: int) -> Iterator[tuple[int, str]]:
+    """The descriptors of a process with their links in /proc/PID/fd, as far as it can be looked into."""
     base = f"/proc/{pid}/fd/"
     try:
         names = os.listdir(base)
@@ -114,6 +115,6 @@ def outside(links: frozenset[str], inside: frozenset[int]) -> dict[str, list[int
     found: dict[str, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) not in inside:
-            for link in {link for _, link in _links(int(name))} & links:
+            for link in {link for _, link in links_of(int(name))} & links:
                 found.setdefault(link, []).append(int(name))
     return found

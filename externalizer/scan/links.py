@@ -5,15 +5,17 @@ A few attributes are all that is asked for, also by the hook while the tree is f
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from externalizer.kernel import namespaces
+from externalizer.model.link import Link
 
-_RTM_GETLINK, _NLM_F_DUMP, _NLM_F_REQUEST = 18, 0x300, 1
+_RTM_GETLINK, _NLM_F_DUMP, _NLM_F_REQUEST, _NLM_F_DUMP_INTR = 18, 0x300, 0x1, 0x10
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_LINK_NETNSID = 3, 5, 10, 18, 37
 _IFLA_INFO_KIND = 1
@@ -21,22 +23,6 @@ _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _HEAD = struct.Struct("=IHHII")  # struct nlmsghdr
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _ATTRIBUTE = struct.Struct("=HH")
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """`kind` is the driver's, such as veth; empty for lo and for devices. `link` is the index of what it is
-    on, or of its peer, `elsewhere`: in another net namespace. `master` is the index of its bridge, 0 = none.
-    `silent`: it is up, and has no carrier.
-    """
-
-    index: int
-    name: bytes
-    kind: bytes
-    link: int
-    elsewhere: bool
-    master: int
-    silent: bool
 
 
 def of_namespace(pid: int) -> tuple[Link, ...]:
@@ -49,17 +35,19 @@ def of_namespace(pid: int) -> tuple[Link, ...]:
 
 
 def of_self() -> tuple[Link, ...]:
-    """The interfaces of our own net namespace. Raises OSError."""
+    """The interfaces of our own net namespace. Raises OSError, EAGAIN where they changed meanwhile."""
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
     ) as asked:
         asked.settimeout(5)
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        flags = _NLM_F_REQUEST | _NLM_F_DUMP
-        asked.send(_HEAD.pack(_HEAD.size + len(body), _RTM_GETLINK, flags, 1, 0) + body)
+        ask = _NLM_F_REQUEST | _NLM_F_DUMP
+        asked.send(_HEAD.pack(_HEAD.size + len(body), _RTM_GETLINK, ask, 1, 0) + body)
         found: list[Link] = []
         while True:
-            for kind, message in _messages(asked.recv(1 << 17)):
+            for kind, flags, message in _messages(asked.recv(1 << 17)):
+                if flags & _NLM_F_DUMP_INTR:
+                    raise OSError(errno.EAGAIN, "they changed meanwhile")
                 if kind == _NLMSG_DONE:
                     return tuple(found)
                 if kind == _NLMSG_ERROR:
@@ -68,11 +56,22 @@ def of_self() -> tuple[Link, ...]:
                 found.append(_link(message))
 
 
-def _messages(raw: bytes) -> Iterator[tuple[int, bytes]]:
+def sharers(ns: int, inside: frozenset[int]) -> list[int]:
+    """The processes other than `inside` in the net namespace with this inode, as far as that can be read."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) not in inside:
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{name}/ns/net") == f"net:[{ns}]":
+                    found.append(int(name))
+    return found
+
+
+def _messages(raw: bytes) -> Iterator[tuple[int, int, bytes]]:
     at = 0
     while at + _HEAD.size <= len(raw):
-        length, kind, _, _, _ = _HEAD.unpack_from(raw, at)
-        yield kind, raw[at + _HEAD.size : at + length]
+        length, kind, flags, _, _ = _HEAD.unpack_from(raw, at)
+        yield kind, flags, raw[at + _HEAD.size : at + length]
         at += (length + 3) & ~3
 
 

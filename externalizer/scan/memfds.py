@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
+
+from externalizer.scan import holders
 
 _PREFIX = "/memfd:"
 
@@ -21,20 +24,12 @@ def outside(inos: frozenset[int], device: int, inside: frozenset[int]) -> dict[i
 
 
 def _open(pid: int, device: int) -> Iterator[int]:
-    base = f"/proc/{pid}/fd/"
-    try:
-        names = os.listdir(base)
-    except OSError:
-        return
-    for name in names:
-        try:
-            if not os.readlink(base + name).startswith(_PREFIX):
-                continue
-            status = os.stat(base + name)
-        except OSError:
-            continue
-        if status.st_dev == device:
-            yield status.st_ino
+    for fd, link in holders.links_of(pid):
+        if link.startswith(_PREFIX):
+            with contextlib.suppress(OSError):
+                status = os.stat(f"/proc/{pid}/fd/{fd}")
+                if status.st_dev == device:
+                    yield status.st_ino
 
 
 def _mapped(pid: int) -> Iterator[int]:

@@ -186,6 +186,15 @@ def probe(paths: Sequence[bytes], seconds: float = DEADLINE) -> list[os.stat_res
     return list(results)
 
 
+def mount_at(path: bytes) -> int:
+    """Return the id of the mount that a path of ours is on; no link is followed. Raises OSError."""
+    fd = open_exactly(b"/", path)
+    try:
+        return mount_id(fd)
+    finally:
+        os.close(fd)
+
+
 def mount_id(fd: int) -> int:
     """Return the id, as in mountinfo, of the mount that a descriptor is on (proc_pid_fdinfo(5))."""
     with open(f"/proc/thread-self/fdinfo/{fd}", "rb") as file:

@@ -89,6 +89,39 @@ def test_a_log_of_the_host_goes_on(
     assert data.read_text() == "xyzW456789"
 
 
+def test_a_link_that_was_put_in_the_place_of_a_log_is_not_followed(
+    place: Path, container: MakeContainer, checkpoint: Checkpoint
+) -> None:
+    """Whoever can write in the log's directory must not choose which file of root's the tree gets."""
+    logs, secret = place / "logs", place / "secret"
+    logs.mkdir()
+    secret.write_text("of root")
+    log = logs / "app.log"
+    log.write_text("")
+    with holding(place, container, os.open(log, os.O_WRONLY | os.O_APPEND)) as (one, (a,)):
+        dumped = checkpoint.plain_dump(one)
+        assert dumped.code == 0, dumped.err[-3000:]
+        one.container.init.has_ended(20)
+        for put, path in ((log, secret), (logs, place / "other")):
+            if put == logs:
+                logs.rename(path)
+                (path / "app.log").unlink()
+                secret.rename(path / "app.log")
+            else:
+                log.unlink()
+            put.symlink_to(path)
+            told = checkpoint.restore()
+            assert told.code == 9 and "a symbolic link" in told.err, told
+            plain = checkpoint.plain_restore()
+            assert plain.code != 0 and "a symbolic link is on the way" in plain.err, plain.err[-2000:]
+        # The user may name a path that leads over links.
+        ran = checkpoint.restore("--map-fd", f"{a}={log}")
+        assert ran.code == 0, ran.err
+        one.restored(pid_of(ran.out))
+        one.ask(f"os.write({a}, b', and mapped')")
+    assert (place / "other/app.log").read_text() == "of root, and mapped"
+
+
 def test_each_description_of_one_file_comes_back_by_itself(
     place: Path, container: MakeContainer, criu_binary: str
 ) -> None:
@@ -150,7 +183,7 @@ def test_what_can_not_be_handed_over_refuses_the_restore(
         one.container.init.has_ended(20)
         for words, told in (
             (("--map-fd", "8=null"), "8 is no descriptor of these images"),
-            (("--map-fd", f"9={place}/none"), "there is no file"),
+            (("--map-fd", f"9={place}/none"), "none, which is to be handed over"),
             (("--map-fd", "9=elsewhere"), "a target is stdin"),
         ):
             refused = checkpoint.restore(*words)
@@ -163,7 +196,7 @@ def test_what_can_not_be_handed_over_refuses_the_restore(
         assert refused.code == 9 and "the program was at byte 5" in refused.err, refused.err
         log.rename(place / "rotated")
         refused = checkpoint.restore()
-        assert refused.code == 9 and "there is no file" in refused.err, refused.err
+        assert refused.code == 9 and "app.log, which is to be handed over" in refused.err, refused.err
         (place / "rotated").rename(log)
         log.write_text("12345")
         restored = checkpoint.restore()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from contained import pid_of
 from containers import Container, Held
-from mounting import mount, umount
-from puppets import Ran, adopt_orphans, externalize
+from mounting import BIND, mount, umount
+from puppets import Ran, adopt_orphans, externalize, until
 from support import compile_program
 
 from externalizer.criu.environment import SAFE_PATH
@@ -93,9 +93,26 @@ def tree(place: Path, build_directory: Path) -> Iterator[Container]:
         yield made
 
 
-def _told(net: Net, pid: int) -> list[str]:
+def _told(net: Net, pid: int, rule: str = "net-outside") -> list[str]:
     findings = net.externalize(pid, "--dry-run", "--json").json["findings"]
-    return [one["evidence"] for one in findings if one["rule"] == "net-outside"]
+    return [one["evidence"] for one in findings if one["rule"] == rule]
+
+
+def test_a_namespace_that_others_have_too_is_told_before(tree: Container, place: Path, ip: str) -> None:
+    name = place / "name"
+    name.touch()
+    with Net(ip) as net:
+        assert _told(net, tree.pid, "net-shared") == []
+        mount(f"/proc/{tree.pid}/ns/net", name, "", BIND)
+        other = subprocess.Popen(["nsenter", f"--net={name}", "sleep", "infinity"])
+        try:
+            until(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n")
+            (told,) = _told(net, tree.pid, "net-shared")
+            assert f"sleep[{other.pid}], the name {name}" in told
+        finally:
+            other.kill()
+            other.wait()
+            umount(name)
 
 
 def test_a_veth_pair_is_made_again_on_its_bridge(tree: Container, place: Path, ip: str) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from contained import pid_of
 from containers import Container, Held
 from mounting import BIND, attach, comparable, loop_device, mount, mounted, umount, within
-from puppets import PATIENCE, Checkpoint, adopt_orphans, externalize
+from puppets import Checkpoint, adopt_orphans, externalize, until
 from support import compile_program
 
 from externalizer.kernel import mountcalls
@@ -41,15 +40,13 @@ def paused(place: Path, build_directory: Path) -> Callable[..., Container]:
 
 
 def children(pid: int, number: int) -> list[int]:
-    """The children with mount namespaces of their own, once they wait."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        names = [Path(f"/proc/{one}/comm").read_text() for one in found]
-        if names == ["paused\n"] * number:
-            return found
-        assert time.monotonic() < deadline, f"{found} are not {number} waiting children"
-        time.sleep(0.001)
+    """The children with mount namespaces of their own, once they wait: then they have that name."""
+
+    def found() -> list[int]:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    until(lambda: [Path(f"/proc/{one}/comm").read_text() for one in found()] == ["paused\n"] * number)
+    return found()
 
 
 @contextmanager

@@ -8,25 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from contained import Inside, MakeContainer, inside, pid_of
+from contained import Inside, MakeContainer, came_back, dumped, inside
 from containers import Bind
 from mounting import BIND, NODEV, NOSUID, RDONLY, REMOUNT, SHARED, comparable, mount, umount, within
-from puppets import Checkpoint, Ran, externalize
+from puppets import Checkpoint, externalize
 
 from externalizer.rules.overlays import MOST
-from externalizer.scan import mountinfo
 
-pytestmark = pytest.mark.criu
+pytestmark = [pytest.mark.criu, pytest.mark.usefixtures("nothing_staged")]
 
 STAGES = Path("/run/externalizer/stages")
 LOW, UPPER, WORK = "a:b,c #d\ne\\f", "up,x:y # z", "work dir\n"
-
-
-@pytest.fixture(autouse=True)
-def nothing_staged() -> Iterator[None]:
-    yield
-    assert not list(STAGES.glob("*"))
-    assert not [one for one in mountinfo.of_self() if one.mountpoint.startswith(os.fsencode(STAGES))]
 
 
 @pytest.fixture
@@ -97,16 +89,6 @@ def _contents(puppet: Inside) -> object:
     )
 
 
-def _dumped(puppet: Inside, checkpoint: Checkpoint, *, plain: bool = False) -> None:
-    ran = checkpoint.plain_dump(puppet) if plain else checkpoint.dump(puppet)
-    assert ran.code == 0, (ran.out, ran.err, checkpoint.log("dump.log")[-4000:])
-
-
-def _restored(puppet: Inside, checkpoint: Checkpoint, ran: Ran, *, plain: bool = False) -> None:
-    assert ran.code == 0, (ran.err, checkpoint.log("restore.log")[-4000:])
-    puppet.restored(int((checkpoint.images / "pid").read_text()) if plain else pid_of(ran.out))
-
-
 def _without_layers(table: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The names of layers are other ones after a restore."""
     return [(*line[:3], "" if line[2] == "overlay" else line[3], *line[4:]) for line in table]
@@ -134,10 +116,10 @@ def test_overlays_are_mounted_again_from_their_layers(
         "/tmp/many",
         "/layers/itself",
     }, [one["evidence"] for one in planned["findings"]]
-    _dumped(puppet, checkpoint, plain=plain)
+    dumped(puppet, checkpoint, plain=plain)
     words = ("--pidfile", str(checkpoint.images / "pid"))
     ran = checkpoint.plain_restore(*words) if plain else checkpoint.restore()
-    _restored(puppet, checkpoint, ran, plain=plain)
+    came_back(puppet, checkpoint, ran, plain=plain)
     assert _without_layers(comparable(puppet.pid)) == _without_layers(before)
     assert _contents(puppet) == contents
     puppet.ask("f.write('after'); _ = f.flush()")
@@ -161,7 +143,7 @@ def test_what_stands_in_the_way_of_a_restore(
     assert _contents(puppet) == contents
     shutil.rmtree(checkpoint.images)
     checkpoint.images.mkdir()
-    _dumped(puppet, checkpoint)
+    dumped(puppet, checkpoint)
     (layers / "base").rename(layers / "elsewhere")
     refused = checkpoint.restore()
     assert refused.code == 9, refused
@@ -171,14 +153,14 @@ def test_what_stands_in_the_way_of_a_restore(
     mapped.mkdir()
     (mapped / "is").write_text("mapped")
     ran = checkpoint.restore("--map-mount", f"/tmp/two={mapped}")
-    _restored(puppet, checkpoint, ran)
+    came_back(puppet, checkpoint, ran)
     assert puppet.ask("_ = open('/tmp/two/is').read(), open('/tmp/m/kept').read()") == (
         "mapped", "kept in a lower layer",
     )  # fmt: skip
     (place / "again").mkdir()
     again = Checkpoint(criu_binary, place / "again")
-    _dumped(puppet, again)
-    _restored(puppet, again, again.restore())
+    dumped(puppet, again)
+    came_back(puppet, again, again.restore())
     assert puppet.ask("_ = open('/layers/itself/upper').read(), open('/tmp/m/changed').read()") == (
         "upper", "changed in the upper layer",
     )  # fmt: skip

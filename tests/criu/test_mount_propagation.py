@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,17 +34,6 @@ def paused(place: Path, build_directory: Path) -> Callable[[], Container]:
         return made
 
     return make
-
-
-@pytest.fixture
-def shared(place: Path) -> Iterator[Path]:
-    """A file system of the host in a peer group of its own."""
-    with mounted(place / "shared") as directory:
-        mount("", directory, "", PRIVATE)
-        mount("", directory, "", SHARED)
-        for name in ("sub", "again"):
-            (directory / name).mkdir()
-        yield directory
 
 
 def _restored(checkpoint: Checkpoint, tree: Container) -> Held:

@@ -7,12 +7,10 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from contained import Inside, MakeContainer, inside, pid_of
+from contained import MakeContainer, came_back, dumped, inside, pid_of
 from containers import Bind, Container, Held
 from mounting import (
     BIND,
@@ -29,24 +27,16 @@ from mounting import (
     umount,
     within,
 )
-from puppets import PATIENCE, Checkpoint, Ran, adopt_orphans, externalize
+from puppets import PATIENCE, Checkpoint, adopt_orphans, externalize, until
 from support import compile_program
 
 import externalizer
-from externalizer.scan import mountinfo
 
-pytestmark = pytest.mark.criu
+pytestmark = [pytest.mark.criu, pytest.mark.usefixtures("nothing_staged")]
 
 HOOK = Path(externalizer.__file__).parent / "native/bin/externalize-hook"
 STAGES = Path("/run/externalizer/stages")
 NAMES = ["a # b", "new\nline", 'q"uo te', "ünï cödé", "plain"]
-
-
-@pytest.fixture(autouse=True)
-def nothing_staged() -> Iterator[None]:
-    yield
-    assert not list(STAGES.glob("*"))
-    assert not [one for one in mountinfo.of_self() if one.mountpoint.startswith(os.fsencode(STAGES))]
 
 
 @pytest.fixture
@@ -61,16 +51,6 @@ def binds(place: Path) -> list[Bind]:
     return [*found, Bind(place / "host/a # file", "/in/file")]
 
 
-def _dumped(puppet: Inside, checkpoint: Checkpoint, *, plain: bool = False) -> None:
-    ran = checkpoint.plain_dump(puppet) if plain else checkpoint.dump(puppet)
-    assert ran.code == 0, (ran.out, ran.err, checkpoint.log("dump.log")[-4000:])
-
-
-def _restored(puppet: Inside, checkpoint: Checkpoint, ran: Ran, *, plain: bool = False) -> None:
-    assert ran.code == 0, (ran.err, checkpoint.log("restore.log")[-4000:])
-    puppet.restored(int((checkpoint.images / "pid").read_text()) if plain else pid_of(ran.out))
-
-
 @pytest.mark.parametrize("plain", [True, False], ids=["criu with our files", "wrapper"])
 def test_sources_with_names_that_no_option_file_holds(
     place: Path, container: MakeContainer, criu_binary: str, binds: list[Bind], plain: bool
@@ -81,11 +61,11 @@ def test_sources_with_names_that_no_option_file_holds(
         staged = {one["mountpoint"] for one in planned if "stage" in one}
         assert staged == {"/in/0", "/in/1", "/in/file"}
         before = comparable(puppet.pid)
-        _dumped(puppet, checkpoint, plain=plain)
+        dumped(puppet, checkpoint, plain=plain)
         # As criu before 4.2 does under a container runtime: the hook runs twice at each stage.
         words = ("--pidfile", str(checkpoint.images / "pid"), "--action-script", str(HOOK))
         ran = checkpoint.plain_restore(*words) if plain else checkpoint.restore()
-        _restored(puppet, checkpoint, ran, plain=plain)
+        came_back(puppet, checkpoint, ran, plain=plain)
         assert comparable(puppet.pid) == before
         for number, name in enumerate(NAMES):
             assert puppet.ask(f"_ = open('/in/{number}/is').read()") == name
@@ -130,8 +110,8 @@ def test_a_source_with_submounts_in_a_user_namespace(
         with mounted(place / "data" / "sub"):
             planned = externalize(puppet.pid, "--dry-run", "--json").json["mounts"]
             assert "stage" in next(one for one in planned if one["mountpoint"] == "/data")
-            _dumped(puppet, checkpoint)
-            _restored(puppet, checkpoint, checkpoint.restore())
+            dumped(puppet, checkpoint)
+            came_back(puppet, checkpoint, checkpoint.restore())
         assert puppet.ask("_ = open('/data/is').read()") == "data"
 
 
@@ -162,8 +142,8 @@ def test_a_source_with_other_options_in_a_user_namespace(
         before = comparable(puppet.pid)
         planned = externalize(puppet.pid, "--dry-run", "--json").json["mounts"]
         assert "stage" in next(one for one in planned if one["mountpoint"] == "/tmp/a")
-        _dumped(puppet, checkpoint)
-        _restored(puppet, checkpoint, checkpoint.restore())
+        dumped(puppet, checkpoint)
+        came_back(puppet, checkpoint, checkpoint.restore())
         assert comparable(puppet.pid) == before
 
 
@@ -172,7 +152,7 @@ def test_mountpoints_that_are_missing_below_the_root_are_made(
 ) -> None:
     checkpoint = Checkpoint(criu_binary, place)
     with inside(place, container, binds) as puppet:
-        _dumped(puppet, checkpoint)
+        dumped(puppet, checkpoint)
         root = place / "root"
         shutil.rmtree(root / "in")
         (root / "in").symlink_to("../../escape")
@@ -182,7 +162,7 @@ def test_mountpoints_that_are_missing_below_the_root_are_made(
         assert not list((place / "escape").iterdir()), "nothing is made outside of the root directory"
         (root / "in").unlink()
         ran = checkpoint.restore()
-        _restored(puppet, checkpoint, ran)
+        came_back(puppet, checkpoint, ran)
         assert f"made the missing mountpoint {root}/in/file" in checkpoint.log("restore.log")
         assert puppet.ask("_ = open('/in/file').read(), open('/in/4/is').read()") == ("file", "plain")
 
@@ -194,7 +174,7 @@ def test_missing_mountpoints_are_made_below_the_root_that_criu_was_given(
     checkpoint = Checkpoint(criu_binary, place)
     (place / "data").mkdir()
     with inside(place, container, [Bind(place / "data", "/data")]) as puppet:
-        _dumped(puppet, checkpoint)
+        dumped(puppet, checkpoint)
         root = place / 'another "root" directory'
         shutil.copytree(place / "root", root, symlinks=True)
         for one in (place / "root", root):
@@ -235,10 +215,8 @@ class TestKilled:
              "--config", place / "plan" / "restore.conf", "--action-script", slow],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + PATIENCE
-        while not (place / "reached").exists():
-            assert time.monotonic() < deadline and criu.poll() is None, checkpoint.log("restore.log")[-3000:]
-            time.sleep(0.005)
+        until(lambda: (place / "reached").exists() or criu.poll() is not None)
+        assert criu.poll() is None, checkpoint.log("restore.log")[-3000:]
         left = [int(word) for word in Path(f"/proc/{criu.pid}/task/{criu.pid}/children").read_text().split()]
         assert STAGES.is_dir() and len(list(STAGES.iterdir())) == 1
         # Not taken away from under a criu that lives.
@@ -265,7 +243,7 @@ class TestKilled:
             options = "lowerdir=/layers/low,upperdir=/layers/up,workdir=/layers/work"
             within(puppet.pid, lambda: mount("over", "/tmp/over", "overlay", 0, options))
             (place / "layers/up/is").write_text("upper")
-            _dumped(puppet, checkpoint, plain=True)
+            dumped(puppet, checkpoint, plain=True)
             self._killed(checkpoint, place, slow)
             listed = externalize("cleanup", "--dry-run", "--json")
             assert [path for path in listed.json if path.startswith(str(STAGES))]
@@ -277,6 +255,6 @@ class TestKilled:
             (place / "reached").unlink()
             (place / "go").unlink()
             self._killed(checkpoint, place, slow)
-            _restored(puppet, checkpoint, checkpoint.restore())
+            came_back(puppet, checkpoint, checkpoint.restore())
             assert puppet.ask("_ = open('/in/0/is').read()") == NAMES[0]
             assert puppet.ask("_ = open('/tmp/over/is').read()") == "upper"

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from contained import Inside, MakeContainer, inside, pid_of
+from contained import Inside, MakeContainer, came_back, dumped, inside
 from containers import Bind
 from mounting import (
     BIND,
@@ -16,7 +16,6 @@ from mounting import (
     NODEV,
     NOEXEC,
     NOSUID,
-    PRIVATE,
     RDONLY,
     REMOUNT,
     SHARED,
@@ -35,16 +34,10 @@ pytestmark = pytest.mark.criu
 
 
 def _cycle(puppet: Inside, checkpoint: Checkpoint, *, plain: bool = False) -> None:
-    dumped = checkpoint.plain_dump(puppet) if plain else checkpoint.dump(puppet)
-    assert dumped.code == 0, (dumped.err, checkpoint.log("dump.log")[-4000:])
-    if plain:
-        restored = checkpoint.plain_restore("--pidfile", str(checkpoint.images / "pid"))
-        out = f"pid {(checkpoint.images / 'pid').read_text()}" if restored.code == 0 else ""
-    else:
-        restored = checkpoint.restore()
-        out = restored.out
-    assert restored.code == 0, (restored.err, checkpoint.log("restore.log")[-4000:])
-    puppet.restored(pid_of(out))
+    dumped(puppet, checkpoint, plain=plain)
+    words = ("--pidfile", str(checkpoint.images / "pid"))
+    ran = checkpoint.plain_restore(*words) if plain else checkpoint.restore()
+    came_back(puppet, checkpoint, ran, plain=plain)
 
 
 def _inside_mounts() -> None:
@@ -92,15 +85,6 @@ def test_options_propagation_and_binds_of_binds(
 
 class TestPeerGroupsOfTheHost:
     """A mount that was a peer or slave of the host's is one again: later mounts appear on the other side."""
-
-    @pytest.fixture
-    def shared(self, place: Path) -> object:
-        with mounted(place / "shared") as directory:
-            mount("", directory, "", PRIVATE)
-            mount("", directory, "", SHARED)
-            for name in ("sub", "again"):
-                (directory / name).mkdir()
-            yield directory
 
     @staticmethod
     def _propagates(puppet: Inside, shared: Path, seen: str, *, back: bool) -> None:

@@ -195,7 +195,7 @@ def test_bad_maps_are_one_clear_error_each(dumped: tuple[Inside, Checkpoint], pl
         (("--map", str(place)), "can't be read: Is a directory"),
         (("--map", str(place / "none")), "can't be read"),
         (("--map-mount", "/data"), "MOUNTPOINT=PATH"),
-        (("--map-mount", "/data=/a", "--map-mount", "/data=/b"), "mapped to two paths"),
+        (("--map-mount", "/data=/a", "--map-mount", "/data=/b"), "is to be both /a and /b"),
         (("--map-mount", "/data=x"), "not an absolute path"),
     ):
         ran = checkpoint.restore(*words)

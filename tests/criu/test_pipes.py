@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from puppets import PATIENCE, Checkpoint, Puppet, Tree, adopt_orphans, alive, externalize, wait_gone
+from puppets import PATIENCE, Checkpoint, Puppet, Tree, adopt_orphans, alive, externalize, until, wait_gone
 from support import PROGRAMS
 
 pytestmark = pytest.mark.criu
 FILTER = PROGRAMS / "counting.py"
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 class Filter(Tree):
@@ -109,9 +102,9 @@ def test_a_pipe_that_is_hung_up_gives_what_was_unread_then_its_end(
     import fcntl
 
     adopt_orphans()
-    go, log = place / "go", place / "log"
+    log = place / "log"
     log.write_text("before\n")
-    one = Filter(place, go)
+    one = Filter(place, "wait")
     try:
         fcntl.fcntl(one.into, 1031, 1 << 18)  # F_SETPIPE_SZ
         lines = b"".join(b"%06d\n" % number for number in range(20000))
@@ -120,9 +113,9 @@ def test_a_pipe_that_is_hung_up_gives_what_was_unread_then_its_end(
         dumped = checkpoint.plain_dump(one, planned_by=words) if plain else checkpoint.dump(one, *words)
         assert dumped.code == 0, (dumped.out, dumped.err[-3000:])
         one.reap()
-        go.touch()
         restored = checkpoint.plain_restore() if plain else checkpoint.restore()
         assert restored.code == 0, restored.err[-3000:]
+        os.kill(one.pid, signal.SIGUSR1)
         one.reap()
         written = log.read_text().splitlines()
         assert written[:2] == ["before", "1 000000"]
@@ -135,7 +128,7 @@ def test_a_pipe_that_is_hung_up_gives_what_was_unread_then_its_end(
 
 def test_unread_bytes_are_not_lost(place: Path, checkpoint: Checkpoint) -> None:
     adopt_orphans()
-    one = Filter(place, place / "go")
+    one = Filter(place, "wait")
     try:
         os.write(one.into, b"one\n")
         words = ("--fd", "0=stdin", "--fd", "1=hangup")
@@ -148,8 +141,8 @@ def test_unread_bytes_are_not_lost(place: Path, checkpoint: Checkpoint) -> None:
         refused = checkpoint.restore("--map-fd", "0=null")
         assert refused.code == 2 and "4 bytes in pipe:" in refused.err, refused
         # Its output is closed: SIGPIPE, which Python ignores; so the write fails and the program ends.
-        (place / "go").touch()
         assert checkpoint.restore().code == 0
+        os.kill(one.pid, signal.SIGUSR1)
         one.reap()
     finally:
         one.end()

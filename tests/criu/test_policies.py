@@ -297,7 +297,7 @@ class TestAnotherAddress:
                 (["/nothing=/x"], "nothing is to be connected to /nothing"),
                 (["/x"], "it is not OLD=NEW"),
                 ([f"{old}=relative"], "neither an absolute path nor @name"),
-                ([f"{old}=/a", f"{old}=/b"], "is mapped to two addresses"),
+                ([f"{old}=/a", f"{old}=/b"], "is to be both /a and /b"),
                 ([f"{old}=@{'x' * 108}"], "has not 1 to 107 bytes"),
             ):
                 options = [word for one in words for word in ("--map-socket", one)]

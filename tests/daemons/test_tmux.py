@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from puppets import PATIENCE, Checkpoint, adopt_orphans, externalize, wait_gone
+from puppets import PATIENCE, Checkpoint, adopt_orphans, externalize, until, wait_gone
 from support import PROGRAMS
 
 from externalizer.kernel import procfs
@@ -41,11 +40,12 @@ class Tmux:
 
     def wait(self, window: str, wanted: str) -> str:
         """Wait until the window shows that; all that it shows."""
-        deadline = time.monotonic() + PATIENCE
-        while wanted not in (shown := self("capture-pane", "-p", "-t", window)):
-            assert time.monotonic() < deadline, shown
-            time.sleep(0.02)
-        return shown
+
+        def shown() -> str:
+            return self("capture-pane", "-p", "-t", window)
+
+        until(lambda: wanted in shown(), f"the window does not show {wanted!r}")
+        return shown()
 
 
 @pytest.fixture

@@ -1,17 +1,18 @@
-"""A filter: numbers the lines of its standard input, until their end. Usage: counting.py PIDFILE [WAIT]
+"""A filter: numbers the lines of its standard input, until their end. Usage: counting.py PIDFILE [wait]
 
-Reads byte by byte: it has read nothing but what it has written. With WAIT it begins once that exists.
+Reads byte by byte: it has read nothing but what it has written. With `wait` it begins at SIGUSR1.
 """
 
 import os
+import signal
 import sys
-import time
 
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 with open(sys.argv[1] + ".new", "w") as file:
     file.write(str(os.getpid()))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
-while len(sys.argv) > 2 and not os.path.exists(sys.argv[2]):
-    time.sleep(0.005)
+if len(sys.argv) > 2:
+    signal.sigwait({signal.SIGUSR1})
 number, line = 0, b""
 while byte := os.read(0, 1):
     line += byte

@@ -9,7 +9,6 @@ from externalizer.checkpoint import masters, mountpoints, mounttables, sources, 
 from externalizer.checkpoint.artifacts import wanted_plan
 from externalizer.checkpoint.hook import criu_key, say
 from externalizer.criu import userns
-from externalizer.errors import RestoreFailed
 
 
 def run(pid: int, images: int) -> None:
@@ -21,13 +20,7 @@ def run(pid: int, images: int) -> None:
     plan = wanted_plan(images)
     if plan is None or not plan.target.own_mount_ns:
         return
-    bad = [one for one in sources.look(plan) if not one.usable]
-    if bad:
-        raise RestoreFailed(
-            f"external mounts have no source here: {sources.told(bad)}",
-            why="criu would fail in the middle of the restore",
-            hint="`externalize restore --map-mount MOUNTPOINT=PATH` names another",
-        )
+    sources.check(plan)
     tables = mounttables.stored(images)
     masters.check(plan, tables)
     criu = criu_key()
