@@ -348,5 +348,14 @@ def wait_gone(pid: int) -> None:
     """Wait until the pid is free: a task that was killed holds it for a moment, and then as a zombie."""
     deadline = time.monotonic() + PATIENCE
     while not gone(pid):
-        assert time.monotonic() < deadline, f"process {pid} does not end"
+        assert time.monotonic() < deadline, f"process {pid} does not end: {_told(pid)}"
         time.sleep(0.001)
+
+
+def _told(pid: int) -> str:
+    """What the kernel tells of a process that should not be there, and of its parent, which waits for it."""
+    with contextlib.suppress(OSError, IndexError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        parent = Path("/proc", status.partition("\nPPid:\t")[2].split()[0])
+        return f"{status}\n{(parent / 'status').read_text()}{(parent / 'stack').read_text()}"
+    return "now it has"

@@ -51,8 +51,34 @@ def _remove(path: str) -> None:
     shutil.rmtree(path)
 
 
+class Interruption:
+    """What the first of the signals does: raise KeyboardInterrupt, once it is not held back."""
+
+    def __init__(self) -> None:
+        self._held_back = False
+        self._pending = False
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """What is started in here is known before KeyboardInterrupt is raised, which is at its end."""
+        self._held_back = True
+        try:
+            yield
+        finally:
+            self._held_back = False
+        if self._pending:
+            raise KeyboardInterrupt
+
+    def handle(self, _number: int, _frame: FrameType | None) -> None:
+        """The handler; later signals are ignored."""
+        _ignore()
+        self._pending = True
+        if not self._held_back:
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+def uninterrupted() -> Iterator[Callable[[], AbstractContextManager[Interruption]]]:
     """Ignore SIGINT, SIGTERM and SIGHUP, so that cleaning up is never cut short; have children reaped by us.
 
     Yields a context in which the first of them raises KeyboardInterrupt and later ones are ignored.
@@ -71,15 +97,12 @@ def uninterrupted() -> Iterator[Callable[[], AbstractContextManager[None]]]:
 
 
 @contextlib.contextmanager
-def _interruptible(numbers: Sequence[signal.Signals]) -> Iterator[None]:
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        _ignore()
-        raise KeyboardInterrupt
-
+def _interruptible(numbers: Sequence[signal.Signals]) -> Iterator[Interruption]:
+    interruption = Interruption()
     for number in numbers:
-        signal.signal(number, interrupt)
+        signal.signal(number, interruption.handle)
     try:
-        yield
+        yield interruption
     finally:
         _ignore()
 

@@ -15,6 +15,7 @@ from externalizer.criu import shim
 from externalizer.criu.environment import criu_environment
 from externalizer.criu.provide.find import CRIU_VARIABLE, Criu
 from externalizer.demo.narrator import Narrator
+from externalizer.demo.place import Interruption
 
 _PATIENCE = 3.0  # seconds for what takes less than one on an idle machine
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(externalizer.__file__)))
@@ -31,8 +32,9 @@ class Ran:
 class Shell:
     """Runs commands in `directory`, which must be root's alone: Python looks for modules there, too."""
 
-    def __init__(self, narrator: Narrator, directory: str, criu: Criu) -> None:
+    def __init__(self, narrator: Narrator, directory: str, criu: Criu, interruption: Interruption) -> None:
         self._narrator = narrator
+        self._interruption = interruption
         self._directory = directory
         self._criu = criu
         self.preload = shim.preload_environment(criu.path)
@@ -53,19 +55,22 @@ class Shell:
         return self._run([sys.executable, "-m", "externalizer.cli.main", *words], environ, capture=False)
 
     def _run(self, argv: Sequence[str], environ: dict[str, str], *, capture: bool) -> Ran:
-        process = subprocess.Popen(
-            argv,
-            env=environ,
-            cwd=self._directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if capture else self._narrator.stream,
-            stderr=subprocess.STDOUT if capture else None,
-            preexec_fn=os.setpgrp,  # ^C is ours: a command that runs is brought to its end first
-        )
+        process = None
         try:
+            with self._interruption.held_back():
+                process = subprocess.Popen(
+                    argv,
+                    env=environ,
+                    cwd=self._directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if capture else self._narrator.stream,
+                    stderr=subprocess.STDOUT if capture else None,
+                    preexec_fn=os.setpgrp,  # ^C is ours: a command that runs is brought to its end first
+                )
             output, _ = process.communicate()
         except BaseException:
-            _bring_to_end(process)
+            if process is not None:
+                _bring_to_end(process)
             raise
         return Ran(process.returncode, output or b"")
 

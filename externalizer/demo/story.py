@@ -11,7 +11,7 @@ from externalizer.demo import checks, program
 from externalizer.demo.cast import UNREAD, Cast
 from externalizer.demo.held import SECONDS, DemoFailed, adopting
 from externalizer.demo.narrator import Narrator
-from externalizer.demo.place import private_directory, uninterrupted
+from externalizer.demo.place import Interruption, private_directory, uninterrupted
 from externalizer.demo.shell import Ran, Shell
 
 _FROM_HOST = "written by the host after the restore\n"
@@ -29,18 +29,21 @@ def run(criu: Criu, narrator: Narrator) -> None:
         private_directory() as directory,
         adopting(),
         ExitStack() as held,
-        interruptible(),
+        interruptible() as interruption,
     ):
-        _Story(criu, narrator, directory, held).tell()
+        _Story(criu, narrator, directory, held, interruption).tell()
 
 
 class _Story:
-    def __init__(self, criu: Criu, narrator: Narrator, directory: str, held: ExitStack) -> None:
+    def __init__(
+        self, criu: Criu, narrator: Narrator, directory: str, held: ExitStack, interruption: Interruption
+    ) -> None:
         self._narrator = narrator
         self._directory = directory
-        self._shell = Shell(narrator, directory, criu)
+        self._shell = Shell(narrator, directory, criu, interruption)
         self._criu = criu
-        self._cast = Cast(directory, held)
+        with interruption.held_back():
+            self._cast = Cast(directory, held)
         self._pid = str(self._cast.program.pid)
 
     def tell(self) -> None:

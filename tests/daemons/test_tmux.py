@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from puppets import PATIENCE, Checkpoint, adopt_orphans, externalize, until, wait_gone
+from puppets import PATIENCE, Checkpoint, adopt_orphans, externalize, gone, until, wait_gone
 from support import PROGRAMS
 
 from externalizer.kernel import procfs
@@ -47,6 +47,19 @@ class Tmux:
         until(lambda: wanted in shown(), f"the window does not show {wanted!r}")
         return shown()
 
+    def wait_reaped(self, pid: int) -> None:
+        """Wait until the server has waited for a child that has ended.
+
+        While it tells utempter(8) that a window is gone, libutempter has SIGCHLD ignored, and the server may
+        miss the end of that window's program. The end of any other child makes it look for all.
+        """
+
+        def reaped() -> bool:
+            self("run-shell", ":")
+            return gone(pid)
+
+        until(reaped, f"process {pid} does not end")
+
 
 @pytest.fixture
 def tmux(binaries: Callable[[str], Path], place: Path) -> Tmux:
@@ -64,7 +77,7 @@ def test_a_program_goes_on_in_another_window(tmux: Tmux, place: Path, checkpoint
         assert refused.code == 7 and "--fd 0=stdin" in " ".join(refused.out.split()), refused
         dumped = externalize("dump", pid, "-D", checkpoint.images, "--fd", "0=stdin")
         assert dumped.code == 0, (dumped.out, dumped.err)
-        wait_gone(pid)
+        tmux.wait_reaped(pid)
         restore = f"{sys.executable} -m externalizer.cli.main restore -D {checkpoint.images}"
         second = tmux.window(f"cd {ROOT} && exec {restore} 2> {place}/told")
         tmux.wait(second, f"root is pid {pid}")
