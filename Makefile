@@ -11,7 +11,7 @@ PYTHON := $(VENV)/bin/python
 PACKAGING := pyproject.toml setup.py .ci/choose-python
 NATIVE_SOURCES := $(shell find cext -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' \))
 
-.PHONY: help setup criu demo test matrix daemons mounts bench lint clean
+.PHONY: help setup criu demo test matrix daemons mounts agreement bench lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | while IFS=: read -r name what; do \
@@ -53,6 +53,9 @@ daemons: criu ## Redis, PostgreSQL, D-Bus and the journal on real criu, at full 
 
 mounts: criu ## criu's rule for mounts as we know it, on hundreds of random containers, with a table
 	EXTERNALIZER_FULL_SIZE=1 $(PYTHON) tests/isolated.py $(PYTHON) -m pytest -q -m mounts tests
+
+agreement: criu ## what `externalize check` foresees against what the real criu does, with the confusion table
+	$(PYTHON) tests/isolated.py $(PYTHON) -m pytest -q -m agreement tests
 
 # docs/performance.md says what the columns are; BENCH="--sizes 1,100 --runs 3 --json FILE" for less.
 bench: criu ## what external sockets cost at dump and restore, besides criu itself

@@ -25,7 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print how long the tests of each marker took, so that a suite that grows is seen."""
-    ours = {"criu", "matrix", "mounts", "daemons", "packaging"}  # getini("markers") also has those of plugins
+    ours = {
+        "criu",
+        "matrix",
+        "mounts",
+        "daemons",
+        "agreement",
+        "packaging",
+    }  # getini("markers") also has those of plugins
     seconds: dict[str, float] = {}
     for reports in terminalreporter.stats.values():
         for report in reports:

@@ -58,7 +58,8 @@ _PLANNING = _GREETINGS | {
     "externalizer.checkpoint.shared", "externalizer.checkpoint.stages.pre_dump",
     "externalizer.checkpoint.survey", "externalizer.checkpoint.wishes", "externalizer.criu.installed",
     "externalizer.criu.queues", "externalizer.kernel.credentials", "externalizer.kernel.privatedir",
-    "externalizer.plan", "externalizer.plan.build", "externalizer.plan.policy", "externalizer.rules",
+    "externalizer.plan", "externalizer.plan.build", "externalizer.plan.options",
+    "externalizer.plan.policy", "externalizer.rules",
     "externalizer.rules.criu_auto", "externalizer.rules.criu_mounts", "externalizer.rules.criu_simulator",
     "externalizer.rules.mount_keys", "externalizer.rules.mount_layout", "externalizer.rules.mount_lines",
     "externalizer.rules.mount_need", "externalizer.rules.mount_sources",
@@ -70,8 +71,16 @@ _PLANNING = _GREETINGS | {
     "externalizer.scan.mountroot", "externalizer.scan.mountsource",
 }  # fmt: skip
 
+# What criu can't dump is looked for before it dumps, only.
+_OBSTACLES = {
+    "externalizer.checkpoint.obstacles", "externalizer.checkpoint.obstacles.locks",
+    "externalizer.checkpoint.obstacles.looking",
+    "externalizer.rules.obstacles", "externalizer.rules.obstacles.locks",
+    "externalizer.rules.obstacles.obstacle", "externalizer.scan.locks",
+}  # fmt: skip
+
 ALLOWED = {
-    "pre-dump": _ALWAYS | _PLANNING,
+    "pre-dump": _ALWAYS | _PLANNING | _OBSTACLES,
     "post-dump": _ALWAYS | _PLANNING | {
         "externalizer.checkpoint.abstract", "externalizer.checkpoint.boundaries",
         "externalizer.checkpoint.emptyrecords",

@@ -97,14 +97,19 @@ class Case:
     environ: dict[str, str] = field(default_factory=dict)
 
 
-def run(case: Case, place: Place, puppet: Puppet) -> Ran:
-    """Dump, and if the case is of a restore, restore; what the failing one has logged."""
+def prepared(case: Case, place: Place, puppet: Puppet) -> list[str]:
+    """Make the tree of a case; the options for its dump, perhaps `-t` with another root."""
     if case.order:
         puppet.ask(case.order.replace("DIR/", f"{place.path}/"))
+    return [*case.dump, *((case.prepare(place, puppet) if case.prepare else None) or ())]
+
+
+def run(case: Case, place: Place, puppet: Puppet) -> Ran:
+    """Dump, and if the case is of a restore, restore; what the failing one has logged."""
     images = place.path / "images"
     images.mkdir(mode=0o700)
     try:
-        words = [*case.dump, *((case.prepare(place, puppet) if case.prepare else None) or ())]
+        words = prepared(case, place, puppet)
     except Logged as logged:
         return Ran(1, "", str(logged))
     dumped = criu(place.criu, "dump", images, "-t", str(puppet.pid), *words, environ=case.environ)

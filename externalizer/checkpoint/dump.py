@@ -48,7 +48,6 @@ class Options:
     """What the wrapper decides for criu. `passed_on` goes to criu as it is."""
 
     leave_running: bool = False
-    tcp_established: bool = False
     scripts: tuple[str, ...] = ()
     passed_on: tuple[str, ...] = ()
     policy: Policy = DEFAULTS
@@ -181,7 +180,6 @@ def _lives(plan: Plan) -> bool:
 def _words(pid: int, dirfd: int, conf: str, options: Options) -> list[str]:
     words = ["dump", "-t", str(pid), "-D", f"/proc/self/fd/{dirfd}", "--config", conf, "-o", LOG, "-v3"]
     words += ["--leave-running"] if options.leave_running else []
-    words += ["--tcp-established"] if options.tcp_established else []
     return [*words, *options.passed_on]
 
 

@@ -59,7 +59,11 @@ def planned_beside_config(criu: int) -> Plan | None:
         return None
 
 
-_SHORT = {"j": "--shell-job", "R": "--leave-running", "s": "--leave-stopped"}
+_SHORT = {"j": "--shell-job", "l": "--file-locks", "R": "--leave-running", "s": "--leave-stopped"}
+_WHOLE = (
+    "--leave-running", "--leave-stopped", "--page-server", "--shell-job", "--stream", "--file-locks",
+    "--tcp-established", "--tcp-close",
+)  # fmt: skip
 _WITH_VALUE = "tDovxrJWLM"  # criu's short options that take the rest of the word (criu/config.c)
 
 
@@ -85,7 +89,7 @@ def _of_cluster(word: bytes) -> Iterator[str]:
 
 
 def _completed(name: str) -> str:
-    for whole in ("--leave-running", "--leave-stopped", "--page-server", "--shell-job", "--stream"):
+    for whole in _WHOLE:
         if len(name) > len("--leave-") and whole.startswith(name):
             return whole
     return name

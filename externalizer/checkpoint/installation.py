@@ -27,7 +27,8 @@ def paths(criu: Criu | None = None) -> Installed:
     plugin_dir = installed.libdir_for(criu.path) if criu else installed.plugin_dir()
     hook = installed.hook_path()
     _tell_interpreter(hook)
-    return Installed(printable(plugin_dir.encode()), printable(hook.encode()))
+    version = criu.version if criu else None
+    return Installed(printable(plugin_dir.encode()), printable(hook.encode()), version)
 
 
 def _tell_interpreter(hook: str) -> None:

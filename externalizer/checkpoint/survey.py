@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -28,6 +28,7 @@ from externalizer.scan import native, peers
 from externalizer.scan.listens import Listens
 
 _LOOKS = 4
+Obstacles = Callable[[Snapshot, Policy, "tuple[int, ...] | None"], Iterable[Finding]]
 
 
 def survey(
@@ -37,6 +38,7 @@ def survey(
     *,
     stopped: bool = False,
     in_flight: pipes.InFlight | None = None,
+    dumped: bool = False,
 ) -> model.Plan:
     """Scan the tree of `pid` and plan by the policy. Raises as `scan.native.scan`; refusals are in the plan.
 
@@ -45,14 +47,19 @@ def survey(
     times. A socket that not every look refuses for the same reason is left out of the plan: the hook judges
     it when the tree is `stopped`, where whatever the last look refuses is in the plan. Two looks are enough
     for what lasts. Refusals that were not confirmed, or that the processes may end themselves, are marked as
-    transient.
+    transient. What criu has `dumped` already was no obstacle to it, which is not looked for again.
     """
-    plan = plan_of(native.scan(pid), installed, policy, in_flight)
+    obstacles = None if dumped else _obstacles
+
+    def look() -> model.Plan:
+        return plan_of(native.scan(pid), installed, policy, in_flight, obstacles)
+
+    plan = look()
     confirmed = frozenset(map(_identity, plan.refusals))
     for _ in range(_LOOKS - 1):
         if not plan.refusals:
             return plan
-        plan = plan_of(native.scan(pid), installed, policy, in_flight)
+        plan = look()
         refused = {_identity(one): one for one in plan.refusals}
         confirmed &= refused.keys()
         lasts = any(not refused[one].transient for one in confirmed)
@@ -82,12 +89,23 @@ def _only_confirmed(plan: model.Plan, confirmed: Container[_Identity], stopped: 
     return model.sealed(msgspec.structs.replace(plan, sockets=sockets, findings=tuple(findings)))
 
 
+def _obstacles(snapshot: Snapshot, policy: Policy, criu: tuple[int, ...] | None) -> Iterator[Finding]:
+    from externalizer.checkpoint.obstacles import look  # the hook needs it before the dump only
+    from externalizer.checkpoint.obstacles.looking import Looking
+
+    return look(Looking(snapshot, policy, criu, lambda ref: holder_of(snapshot, ref)))
+
+
 def plan_of(
-    snapshot: Snapshot, installed: Installed, policy: Policy, in_flight: pipes.InFlight | None = None
+    snapshot: Snapshot,
+    installed: Installed,
+    policy: Policy,
+    in_flight: pipes.InFlight | None = None,
+    obstacles: Obstacles | None = None,
 ) -> model.Plan:
     """Judge all that a snapshot holds, with what can be found out about the outside ends.
 
-    `in_flight`: what criu's images say of it, once there are any.
+    `in_flight`: what criu's images say of it, once there are any. `obstacles` finds what stops criu itself.
     """
     found = mounts.judge(snapshot)
     pipes_of_tree = pipes.of_tree(snapshot)
@@ -106,6 +124,7 @@ def plan_of(
         *spaces.findings(snapshot),
         *_backlogs(snapshot),
         *_unreadable(snapshot),
+        *(obstacles(snapshot, policy, installed.criu) if obstacles else ()),
     ]
     return build(
         target=_target(snapshot),

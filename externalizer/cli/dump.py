@@ -31,15 +31,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--freeze", action="store_true",
         help="freeze the tree's cgroup, which must hold nothing else, for the time of the dump",
     )  # fmt: skip
-    policies.add(parser)
     common.add_checkpoint(parser)
+    policies.add(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit 0: dumped. The tree has ended, unless --leave-running."""
     options = checkpoint.Options(
         leave_running=args.leave_running,
-        tcp_established=args.tcp_established,
         scripts=tuple(args.action_script),
         passed_on=tuple(args.passed_on),
         policy=policies.chosen(args),

@@ -10,7 +10,7 @@ import msgspec
 
 from externalizer.checkpoint import fdmaps, pairs
 from externalizer.errors import UsageError
-from externalizer.model.policy import Policy, PolicyRule, Want, check_on_missing
+from externalizer.model.policy import ASKED, Policy, PolicyRule, Want, check_on_missing
 from externalizer.model.text import printable, to_bytes
 from externalizer.plan.policy import KINDS, parse_pattern
 from externalizer.settings import policies
@@ -21,6 +21,13 @@ _HELP = {
     Want.RECONNECT: "connect it again at restore: the server sees a new connection",
     Want.HANGUP: "restore it as if its peer had closed",
     Want.REFUSE: "refuse the dump while there is such a socket",
+}
+
+
+_ASKED = {
+    "tcp-established": "keep established TCP connections; their network is locked until the restore",
+    "tcp-close": "close established TCP connections at the dump",
+    "file-locks": "take file locks along although processes outside hold locks of the same files",
 }
 
 
@@ -43,7 +50,8 @@ class _Rule(argparse.Action):
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(shell_job=False)  # a command may have -j
+    parser.set_defaults(shell_job=False, passed_on=[])  # a command may have -j, and words after `--`
+    _add_asked(parser)
     group = parser.add_argument_group(
         "what shall become of external sockets", f"PATTERN: {KINDS}. The last that matches decides."
     )
@@ -68,6 +76,17 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="what descriptor N, which leads outside, is after the restore: stdin, stdout or stderr of the "
         "restoring command, null, or a PATH; may be repeated",
     )  # fmt: skip
+
+
+def _add_asked(parser: argparse.ArgumentParser) -> None:
+    """criu's options that externalizer never decides on; `dump` has one of them already."""
+    known = {name for action in parser._actions for name in action.option_strings}
+    group = parser.add_argument_group(
+        "options of criu's, for both option files, that change what others notice"
+    )
+    for keyword, text in _ASKED.items():
+        if f"--{keyword}" not in known:
+            group.add_argument(f"--{keyword}", action="store_true", help=text)
 
 
 def descriptor(text: str) -> fdmaps.Pair:
@@ -102,7 +121,17 @@ def words(args: argparse.Namespace) -> list[str]:
     found += ["--keep-seconds", str(args.keep_seconds)] if args.keep_seconds else []
     found += [word for name, target in args.fd for word in ("--fd", f"{name}={_as_given(target)}")]
     found += ["--shell-job"] if args.shell_job else []
+    found += [f"--{keyword}" for keyword in asked(args)]
     return found
+
+
+def asked(args: argparse.Namespace) -> tuple[str, ...]:
+    """Those of criu's options that the user wants, also among the words that are passed on to criu."""
+    return tuple(
+        keyword
+        for keyword in ASKED
+        if getattr(args, keyword.replace("-", "_")) or f"--{keyword}" in args.passed_on
+    )
 
 
 def _as_given(pattern: str) -> str:
@@ -121,4 +150,6 @@ def chosen(args: argparse.Namespace) -> Policy:
     )
     pairs.check("--fd", args.fd, str)
     policy = policies.policy(args.policy, given)
-    return msgspec.structs.replace(policy, descriptors=dict(args.fd), shell_job=args.shell_job)
+    return msgspec.structs.replace(
+        policy, descriptors=dict(args.fd), shell_job=args.shell_job, options=asked(args)
+    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from externalizer.criu.optionfile import Comment, Option, can_hold, render
 from externalizer.model.plan import Plan
 from externalizer.model.text import to_bytes
+from externalizer.plan.options import reasons
 
 DUMP = "dump.conf"
 RESTORE = "restore.conf"
@@ -41,7 +42,16 @@ def _file(plan: Plan, verb: str, pairs: Sequence[tuple[str, str | None]]) -> byt
         Comment(f"for pid {target.pid} ({target.comm}), started at tick {target.starttime}"),
         Comment(f"plan {plan.digest}"),
     ]
-    return render([*head, *options(pairs)])
+    return render([*head, *_with_reasons(plan, pairs)])
+
+
+def _with_reasons(plan: Plan, pairs: Sequence[tuple[str, str | None]]) -> Iterator[Comment | Option]:
+    """The options, above each that was decided or asked for a line that says why."""
+    why = reasons(plan.findings, plan.policy)
+    for option in options(pairs):
+        if option.keyword in why:
+            yield Comment(why.pop(option.keyword))
+        yield option
 
 
 def one_file(plan: Plan, pairs: Sequence[tuple[str, str | None]]) -> bytes:

@@ -46,10 +46,19 @@ class Holder(msgspec.Struct, frozen=True):
     comm: str  # printable
 
 
+class CriuOption(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An option of criu's that a HANDLED finding puts into the option files, for the reason it gives."""
+
+    keyword: str
+    value: str | None = None
+    restore: bool = False  # for restore.conf, too
+
+
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     """`subject` names the thing for people; `evidence` what was read and from where. All text printable.
 
-    `transient`: of a refusal, that it can pass by itself; a later look may find it gone.
+    `transient`: of a refusal, that it can pass by itself; a later look may find it gone. `criu`: what criu
+    prints of it, without our files; empty: nothing, or its page says it.
     """
 
     rule: str
@@ -62,6 +71,8 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     ino: int = 0
     holders: tuple[Holder, ...] = ()
     transient: bool = False
+    criu: str = ""
+    options: tuple[CriuOption, ...] = ()
 
     @property
     def refuses(self) -> bool:

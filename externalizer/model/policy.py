@@ -8,6 +8,8 @@ import msgspec
 
 KEEP_SECONDS = 3600  # default time to live of kept sockets
 WAIT_MAX = 86400  # seconds that a restore may be told to wait for a listener
+# Options of criu's that change what the program or others notice: never decided for the user. For both files.
+ASKED = ("tcp-established", "tcp-close", "file-locks")
 
 
 class Want(str, enum.Enum):
@@ -38,7 +40,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     "hangup", or the number of seconds to wait for it. `keep_seconds` is the time to live of kept sockets.
     `descriptors`: what is handed over at the restore, a target for a descriptor's number or an external's
     name (model.descriptor), printable. `shell_job`: the tree is of a session whose leader is outside, and
-    criu is told so.
+    criu is told so. `options`: those of `ASKED` that criu is given because the user wants it.
     """
 
     rules: tuple[PolicyRule, ...] = ()
@@ -47,6 +49,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     keep_seconds: int = KEEP_SECONDS
     descriptors: dict[str, str] = {}
     shell_job: bool = False
+    options: tuple[str, ...] = ()
 
 
 DEFAULTS = Policy()

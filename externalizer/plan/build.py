@@ -12,6 +12,7 @@ from externalizer.model.policy import Policy, PolicyRule
 from externalizer.model.process import FdRef
 from externalizer.model.socket import Peer, SockType, UnixSocket
 from externalizer.model.text import printable, socket_name
+from externalizer.plan.options import asked, merged
 from externalizer.plan.policy import choose
 from externalizer.rules.registry import Judgement, first_match
 from externalizer.rules.socket_facts import SocketFacts
@@ -34,6 +35,7 @@ class Installed:
 
     plugin_dir: str
     hook: str
+    criu: tuple[int, ...] | None = None  # its version; None = not known, as in the hook
 
 
 def socket_plan(facts: SocketFacts, policy: Policy, holder_of: HolderOf) -> tuple[model.SocketPlan, Finding]:
@@ -226,8 +228,8 @@ def build(
         ("libdir", installed.plugin_dir),
         ("action-script", installed.hook),
     ]
-    if policy.shell_job:
-        both.append(("shell-job", None))
+    both += [(keyword, None) for keyword in asked(policy)]
+    decided = merged(findings)
     return model.sealed(
         model.Plan(
             schema=model.SCHEMA,
@@ -244,12 +246,14 @@ def build(
                 *both,
                 *(option for mount in mounts for option in dumped_mount(mount)),
                 *(("external", one.name) for one in descriptors if one.marked),
+                *((one.keyword, one.value) for one in decided),
             ),
             restore_options=_once(
                 *both,
                 *([("root", root)] if root else []),
                 *map(restored_mount, mounts),
                 *map(restored_link, links),
+                *((one.keyword, one.value) for one in decided if one.restore),
             ),
             links=tuple(links),
         )

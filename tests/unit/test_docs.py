@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,16 @@ from externalizer.cli.main import COMMANDS, parser
 from externalizer.errors import ExitCode
 from externalizer.model import finding, plan, policy, schema
 from externalizer.rules.descriptors import RULES
+from externalizer.rules.obstacles.obstacle import Obstacle
 from externalizer.rules.protocols import DATAGRAMS, JOURNAL_STREAM, STATEFUL
 from externalizer.rules.unix_sockets import all_rules
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "externalizer"
-PASS_ON = ("plan/build.py", "checkpoint/mounts.py", "checkpoint/descriptors.py")
+PASS_ON = (
+    "plan/build.py", "checkpoint/mounts.py", "checkpoint/descriptors.py", "rules/obstacles/obstacle.py",
+)  # fmt: skip
 DESCRIPTOR_WARNINGS = ["fd-unused"]
 HIDDEN = {"build", "dist"}  # besides names that begin with a dot
 
@@ -32,7 +36,7 @@ TYPES = {
         plan.Plan, plan.Target, plan.Host, plan.SocketPlan, plan.GreetingPlan, plan.PeerPlan, plan.ClientPlan,
         plan.MountPlan, plan.OverlayPlan, plan.LayerPlan, plan.DescriptorPlan, plan.LinkPlan,
         policy.Policy,
-        policy.PolicyRule, finding.Holder, finding.Finding,
+        policy.PolicyRule, finding.Holder, finding.Finding, finding.CriuOption,
     )
 }  # fmt: skip
 ENUMS = {
@@ -115,6 +119,28 @@ def test_each_rule_for_descriptors_has_its_section() -> None:
         text = section(DOCS / "descriptors.md", f"## {rule.id}").lstrip()
         asks = text.startswith("**A choice is needed.**")
         assert asks == (rule.verdict is finding.Verdict.NEEDS_CHOICE), rule.id
+
+
+def obstacles() -> Iterator[Obstacle[Any]]:
+    """All rules of rules/obstacles, by file in alphabetical order."""
+    for path in sorted((PACKAGE / "rules" / "obstacles").glob("*.py")):
+        module = importlib.import_module(f"externalizer.rules.obstacles.{path.stem}")
+        yield from getattr(module, "RULES", ())
+
+
+def test_each_obstacle_has_its_section() -> None:
+    assert sorted(headings(DOCS / "obstacles.md", 2)) == sorted(rule.id for rule in obstacles())
+    starts = {
+        finding.Verdict.REFUSED: r"\*\*Refused\.\*\*",
+        finding.Verdict.NEEDS_CHOICE: r"\*\*A choice is needed\.\*\*",
+        finding.Verdict.HANDLED: r"\*\*Handled\*\*",
+        finding.Verdict.SILENT_LOSS: r"\*\*Told\.\*\*",
+    }
+    for rule in obstacles():
+        text = section(DOCS / "obstacles.md", f"## {rule.id}").lstrip()
+        wanted = r"\*\*Refused for now\.\*\*" if rule.transient else starts[rule.verdict]
+        assert re.match(wanted, text), rule.id
+        assert not rule.criu or rule.criu in " ".join(text.split()), rule.id
 
 
 def test_each_rule_links_to_its_section() -> None:

@@ -65,7 +65,7 @@ def _complete(pid: int, images: int) -> None:
     files = criu_images.FilesImage(images)
     queues = QueuesImage(images)
     in_flight = inflight.pipes_in_flight(files, queues.packets, criu_key().pid)
-    found = survey(pid, installation.paths(), policy, stopped=True, in_flight=in_flight)
+    found = survey(pid, installation.paths(), policy, stopped=True, in_flight=in_flight, dumped=True)
     found = listeners_dumped(found)
     plan = inflight.settle(found, files, queues.packets, criu_key().pid)
     refuse(plan)

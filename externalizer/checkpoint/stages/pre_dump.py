@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection
 
 import msgspec
 
@@ -19,6 +20,7 @@ from externalizer.checkpoint.survey import survey
 from externalizer.errors import Refused
 from externalizer.kernel import procfs, safefs
 from externalizer.model.plan import Plan
+from externalizer.model.policy import ASKED, Policy
 from externalizer.model.process import TaskKey
 from externalizer.model.record import (
     HOLDING_FILE,
@@ -42,8 +44,7 @@ def run(pid: int, images: int) -> None:
     identity.check(target, criu, os.environ)
     registered = registry.find(target)
     policy = wishes.policy_of(target, registered, criu)
-    if "--shell-job" in identity.options_of(criu):
-        policy = msgspec.structs.replace(policy, shell_job=True)
+    policy = _as_given(policy, identity.options_of(criu))
     stopped = wanted.FROZEN in os.environ
     plan = survey(pid, installation.paths(), policy, stopped=stopped)
     refuse(plan)
@@ -61,6 +62,16 @@ def run(pid: int, images: int) -> None:
     wishes.store(images, key, policy)
     safefs.write_file(images, POLICY_FILE, pack_policy([], key.pid, key.starttime))
     _warn_of_other_scripts(criu)
+
+
+def _as_given(policy: Policy, given: Collection[str]) -> Policy:
+    """The policy with what criu was given besides: the restore needs those options, too."""
+    asked = (keyword for keyword in ASKED if f"--{keyword}" in given)
+    return msgspec.structs.replace(
+        policy,
+        shell_job=policy.shell_job or "--shell-job" in given,
+        options=tuple(dict.fromkeys((*policy.options, *asked))),
+    )
 
 
 def _done(images: int, criu: TaskKey) -> bool:

@@ -1,0 +1,20 @@
+"""What makes criu's dump fail, or lose something, by itself: facts, gathered without touching the target.
+
+One file a kind; each has a `look`, which yields findings, and None for what is no obstacle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from externalizer.checkpoint.obstacles import locks
+from externalizer.checkpoint.obstacles.looking import Looking
+from externalizer.model.finding import Finding
+
+_LOOKS = (locks.look,)
+
+
+def look(looking: Looking) -> Iterator[Finding]:
+    """Yield the findings of all kinds, in the order of docs/obstacles.md."""
+    for each in _LOOKS:
+        yield from (finding for finding in each(looking) if finding is not None)

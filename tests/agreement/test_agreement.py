@@ -1,0 +1,28 @@
+"""`externalize check` foresees what the real criu does, both ways."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import bench
+import descriptor_rows
+import pytest
+from provoking import Place
+from puppets import Puppet
+
+pytestmark = [pytest.mark.criu, pytest.mark.agreement]
+
+ROWS = {**descriptor_rows.ROWS}
+
+
+@pytest.fixture
+def case_place(place: Path, criu_binary: str) -> Iterator[Place]:
+    with contextlib.ExitStack() as stack:
+        yield Place(place, criu_binary, stack)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_check_and_criu_agree(name: str, puppet: Puppet, case_place: Place) -> None:
+    bench.compare(name, ROWS[name], case_place, puppet)
