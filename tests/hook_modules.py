@@ -69,6 +69,8 @@ _PLANNING = _GREETINGS | {
     "externalizer.scan.mountdevice", "externalizer.scan.mountfacts",
     "externalizer.rules.mount_locks",
     "externalizer.scan.mountroot", "externalizer.scan.mountsource",
+    "externalizer.checkpoint.outer_namespaces", "externalizer.model.namespace",
+    "externalizer.rules.external_namespaces", "externalizer.scan.sharers",
 }  # fmt: skip
 
 # What criu can't dump is looked for before it dumps, only.
@@ -88,7 +90,7 @@ ALLOWED = {
         "externalizer.criu.pipesimage", "externalizer.criu.ttyimage",
         "externalizer.checkpoint.marks", "externalizer.checkpoint.mounttables",
         "externalizer.checkpoint.recording", "externalizer.checkpoint.runtimemarks",
-        "externalizer.criu.mountsimage",
+        "externalizer.criu.mountsimage", "externalizer.criu.nsimages",
         "externalizer.model.mounttable", "externalizer.rules.mount_changes",
         "externalizer.checkpoint.stages.post_dump",
         "externalizer.checkpoint.targets", "externalizer.criu.cgroupimage", "externalizer.criu.unixedit",

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from puppets import until
+
 from externalizer.kernel import mountcalls, namespaces
 from externalizer.model.mount import Mount
 from externalizer.scan import mountinfo
@@ -111,3 +113,30 @@ def loop_device(image: Path, mke2fs: Path) -> Iterator[str]:
                 yield name
             finally:
                 fcntl.ioctl(device, 0x4C01)  # LOOP_CLR_FD; the last one who has it mounted lets it go
+
+
+@contextmanager
+def named(pid: int, path: Path) -> Iterator[Path]:
+    """A name for a process's net namespace, as `ip netns attach` makes it; it lives on there."""
+    path.touch()
+    mount(f"/proc/{pid}/ns/net", path, "", BIND)
+    try:
+        yield path
+    finally:
+        umount(path)
+
+
+@contextmanager
+def named_net(path: Path) -> Iterator[Path]:
+    """A new net namespace with a name, in which nobody is."""
+    ours = os.stat("/proc/self/ns/net").st_ino
+    made = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
+    try:
+        until(lambda: os.stat(f"/proc/{made.pid}/ns/net").st_ino != ours)
+        with named(made.pid, path):
+            made.kill()
+            made.wait()
+            yield path
+    finally:
+        made.kill()
+        made.wait()

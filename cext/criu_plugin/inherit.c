@@ -10,10 +10,13 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <linux/openat2.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -116,7 +119,7 @@ static int seek(int fd, const struct stat *st, const struct ez_inherit *rec, con
 {
 	uint64_t pos = rec->pos;
 
-	if (rec->open_flags & O_PATH || (!S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode)))
+	if (!pos || rec->open_flags & O_PATH || (!S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode)))
 		return 0;
 	if (S_ISREG(st->st_mode) && pos > (uint64_t)st->st_size) {
 		if (!(rec->flags & EZ_REC_MAPPED || rec->open_flags & O_APPEND)) {
@@ -252,6 +255,19 @@ static int take(const struct ez_inherit *rec, const char *name, const struct ez_
 	return rec->target == EZ_TARGET_PATH ? open_at_path(rec, name) : take_stdio(rec, name);
 }
 
+/* Files are compared by kind already; the keys of others say what criu will take them for. */
+static bool is_what_its_key_says(int fd, const char *key)
+{
+	const char *what = !strncmp(key, "tty[", 4) && !isatty(fd)			      ? "terminal" :
+			   !strncmp(key, "net[", 4) && ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET ? "net namespace" :
+			   !strncmp(key, "pid[", 4) && ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWPID ? "pid namespace" :
+												NULL;
+
+	if (what)
+		ez_log(EZ_LOG_ERROR, "%s was a %s, and what is to be handed over is none\n", key, what);
+	return !what;
+}
+
 /* `before`: the record handed over last, as `*before_fd`; that becomes the descriptor of this one. */
 static int hand_over(const struct ez_inherit *rec, const struct ez_inherit *before, int *before_fd)
 {
@@ -265,10 +281,9 @@ static int hand_over(const struct ez_inherit *rec, const struct ez_inherit *befo
 		ez_log(EZ_LOG_ERROR, "%s can't be handed over: %s\n", key, strerror(-fd));
 		return fd;
 	}
-	if (!strncmp(key, "tty[", 4) && !isatty(fd)) {
-		ez_log(EZ_LOG_ERROR, "%s was a terminal, and what is to be handed over is none\n", key);
+	if (!is_what_its_key_says(fd, key)) {
 		close(fd);
-		return -ENOTTY;
+		return -EINVAL;
 	}
 	*before_fd = fd;
 	if (!inherit_fd_add(fd, key))

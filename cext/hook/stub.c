@@ -70,6 +70,21 @@ static int holder_waits(pid_t criu)
 	return !access(path, F_OK);
 }
 
+/* As /proc counts: getppid(2) says 0 once criu has entered a pid namespace that it was handed. */
+static pid_t criu_in_proc(void)
+{
+	FILE *status = fopen("/proc/self/status", "re");
+	char line[256];
+	int ppid = 0;
+
+	if (!status)
+		return 0;
+	while (!ppid && fgets(line, sizeof(line), status))
+		sscanf(line, "PPid: %d", &ppid);
+	fclose(status);
+	return (pid_t)ppid;
+}
+
 static int stage_is_used(const char *stage, pid_t criu)
 {
 	if (!strcmp(stage, "pre-resume") || !strcmp(stage, "post-resume"))
@@ -255,7 +270,7 @@ int main(int argc, char **argv)
 	/* A criu that died before the call above sends nothing: nobody edits images for nobody. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != criu)
 		return 1;
-	if (stage_is_used(stage, criu))
+	if (stage_is_used(stage, criu_in_proc()))
 		ret = run_ours(stage);
 	return ret ? ret : run_users(stage);
 }

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import os
 
-from externalizer.criu import images as criu_images
+from externalizer.criu import nsimages
 from externalizer.criu.images import FilesImage
-from externalizer.criu.messages import NetnsEntry
 from externalizer.errors import Refused
 from externalizer.kernel import namespaces
 from externalizer.model.finding import Action
 from externalizer.model.plan import Plan
 from externalizer.model.text import socket_name, to_bytes
-
-_NETNS_MAGIC = 0x55933752  # criu/include/magic.h
-_NO_ENTRY = 8  # bytes of the magics alone: of --empty-ns net
 
 
 def check(dirfd: int, files: FilesImage, plan: Plan) -> None:
@@ -31,21 +27,10 @@ def check(dirfd: int, files: FilesImage, plan: Plan) -> None:
         if one.action in (Action.RECONNECT, Action.DATAGRAM) and target[:1] == b"\0":
             space = spaces[one.ino]
             if space not in anew:
-                anew[space] = _is_made_anew(dirfd, space)
+                anew[space] = not nsimages.key_of(dirfd, "net", space)
             if anew[space] and one.on_missing == "fail":
                 raise Refused(
                     f"unix socket {one.ino} is connected to {socket_name(target)} in its net namespace",
                     why="criu makes that namespace anew: nobody outside will have the name there",
-                    hint="--hangup it, say --on-missing hangup, or have criu leave the namespace as it is "
-                    "(--external net[INO]:KEY)",
+                    hint="--hangup it, say --on-missing hangup, or hand the namespace over: --ns net=PATH",
                 )
-
-
-def _is_made_anew(dirfd: int, space: int) -> bool:
-    """False only if criu has written down that it is external (dump_net_ns() in its criu/net.c)."""
-    name = f"netns-{space}.img"
-    raw = criu_images.read_optional(dirfd, name)
-    if raw is None or len(raw) <= _NO_ENTRY:
-        return True
-    (entry,) = criu_images.messages(dirfd, name, _NETNS_MAGIC, NetnsEntry, NetnsEntry)
-    return not entry.ext_key

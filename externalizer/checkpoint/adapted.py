@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from externalizer.checkpoint import fdmaps, mountmaps
+from externalizer.checkpoint import fdmaps, handed_namespaces, mountmaps
 from externalizer.checkpoint.artifacts import PLAN_FILE, stored_holding, written_name
 from externalizer.criu.images import read_file
 from externalizer.errors import UsageError
@@ -43,13 +43,15 @@ _DIRECTORY = "adapted"
 class Wishes:
     """`maps`: old and new address, bytes as in a record, NUL first = abstract. `on_missing`: "" = planned.
 
-    `mounts`: mountpoints and their sources on this host. `descriptors`: numbers or names, and their targets.
+    `mounts`: mountpoints and their sources on this host. `descriptors` and `namespaces`: numbers or
+    names, and their targets.
     """
 
     maps: tuple[tuple[bytes, bytes], ...] = ()
     on_missing: str = ""
     mounts: tuple[mountmaps.Pair, ...] = ()
     descriptors: tuple[fdmaps.Pair, ...] = ()
+    namespaces: tuple[handed_namespaces.Pair, ...] = ()
 
 
 def parse_map(text: str) -> tuple[bytes, bytes]:
@@ -94,6 +96,7 @@ def apply(plan: Plan, wishes: Wishes) -> Plan:
         )
     sockets = tuple(_adapted(one, wishes) for one in plan.sockets)
     plan = fdmaps.apply(mountmaps.apply(plan, wishes.mounts), wishes.descriptors)
+    plan = handed_namespaces.mapped(plan, wishes.namespaces)
     return sealed(msgspec.structs.replace(plan, sockets=sockets))
 
 

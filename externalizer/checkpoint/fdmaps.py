@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from externalizer.checkpoint.inheriting import name_of, retargeted
+from externalizer.checkpoint.inheriting import name_of, of_namespace, retargeted
 from externalizer.criu.images import read_optional
 from externalizer.errors import UsageError
 from externalizer.kernel import safefs
@@ -75,8 +75,11 @@ def write(images: int, directory: int, plan: Plan) -> None:
     if raw is None:
         return
     planned = {one.name: one for one in plan.descriptors}
+    spaces = {one.name: of_namespace(one) for one in plan.namespaces}
     records = [
-        retargeted(record, planned[name_of(record)]) if name_of(record) in planned else record
+        retargeted(record, planned[name_of(record)])
+        if name_of(record) in planned
+        else spaces.get(record.key, record)
         for record in unpack_inherit(raw)
     ]
     safefs.write_file(directory, INHERIT_FILE, pack_inherit(records))

@@ -27,10 +27,27 @@ def say(message: str) -> None:
     print(mark + message, file=sys.stderr, flush=True)
 
 
+_for: TaskKey | None = None  # whose stages are done here, if not by a hook that it runs
+
+
 def criu_key() -> TaskKey:
-    """The criu that runs this hook, the parent of the native stub that started us. Raises TargetGone."""
-    pid = procfs.stat(os.getppid()).ppid
+    """The criu that runs this hook, the parent of the native stub that started us. Raises TargetGone.
+
+    By /proc: where criu has entered another pid namespace, getppid(2) counts in that one.
+    """
+    if _for is not None:
+        return _for
+    stub = procfs.stat(int(os.readlink("/proc/self"))).ppid
+    pid = procfs.stat(stub).ppid
     return TaskKey(pid, procfs.starttime(pid))
+
+
+def stage_for(criu: TaskKey, name: str, pid: str) -> int:
+    """Do a stage in a delegate of this very criu; `pid` is of the tree's root. The hook's exit status."""
+    global _for
+    _for = criu
+    os.environ["CRTOOLS_INIT_PID"] = pid
+    return main([name])
 
 
 def _stage(name: str) -> Callable[[int, int], None]:
@@ -87,6 +104,10 @@ def _run(name: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run the stage named by the only argument; return the exit status."""
     try:
+        if not procfs.is_own():
+            from externalizer.checkpoint import delegate
+
+            return delegate.ask(criu_key(), arguments[0], os.environ.get("CRTOOLS_INIT_PID", ""))
         _run(arguments[0])
     except ExternalizerError as error:
         say(f"{'refused for now' if error.transient else 'refused'}: {error}")

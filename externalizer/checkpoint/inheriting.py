@@ -13,7 +13,7 @@ from externalizer.criu.messages import FD_TYPE_REG
 from externalizer.errors import Refused
 from externalizer.kernel import safefs
 from externalizer.model.descriptor import HANGUP, target_path
-from externalizer.model.plan import DescriptorPlan, Plan
+from externalizer.model.plan import DescriptorPlan, NamespacePlan, Plan
 from externalizer.model.record import INHERIT_FILE, MAX_INHERIT, InheritRecord, pack_inherit
 from externalizer.model.text import to_bytes
 
@@ -30,9 +30,10 @@ def complete(images: int, files: FilesImage, in_flight: Collection[int], plan: P
     planned.
     """
     planned = {one.name: one for one in plan.descriptors}
-    if not planned:
+    if not planned and not plan.namespaces:
         return
     records = [
+        *map(of_namespace, plan.namespaces),
         *_files(files, planned),
         *_pipes(images, files, in_flight, planned),
         *_terminals(images, files, planned),
@@ -53,6 +54,14 @@ def complete(images: int, files: FilesImage, in_flight: Collection[int], plan: P
             transient=True,
         )
     safefs.write_file(images, INHERIT_FILE, pack_inherit(sorted(records, key=name_of)))
+
+
+def of_namespace(one: NamespacePlan) -> InheritRecord:
+    """What the plugin opens for it. Only what the user named, or /proc does, may be a link."""
+    followed = one.mapped or one.by_process
+    return InheritRecord(
+        one.name, to_bytes(one.target), os.O_RDONLY, stat.S_IFREG | 0o444, 0, "path", mapped=followed
+    )
 
 
 def name_of(record: InheritRecord) -> str:

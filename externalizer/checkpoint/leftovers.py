@@ -5,7 +5,7 @@ Each kind is removed anyway by the next run that comes by its place; this is for
 
 from __future__ import annotations
 
-from externalizer.checkpoint import adapted, once, overlaynotes, registry, runfile, staging
+from externalizer.checkpoint import adapted, delegate, once, overlaynotes, registry, runfile, staging
 from externalizer.holder import notes
 
 
@@ -17,6 +17,7 @@ def found(*, remove: bool) -> list[str]:
         *overlaynotes.left(remove=remove),
         *runfile.left(remove=remove),
         *once.left(remove=remove),
+        *delegate.left(remove=remove),
         *adapted.left(remove=remove),
         *notes.left(remove=remove),
     ]

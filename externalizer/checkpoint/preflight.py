@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from externalizer.checkpoint import links, masters, mounttables, sources
+from externalizer.checkpoint import handed_namespaces, links, masters, mounttables, sources
 from externalizer.checkpoint.artifacts import stored_holding
 from externalizer.criu import pages
 from externalizer.criu.images import ImageDamaged, read_file
@@ -32,6 +32,7 @@ def check(dirfd: int, plan: Plan, root: str, progress: Callable[[str], None]) ->
         _mounts(plan, root, progress)
         masters.check(plan, mounttables.stored(dirfd))
     _descriptors(plan)
+    handed_namespaces.check(plan, progress)
     _holder(dirfd, plan, progress)
 
 

@@ -9,7 +9,17 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 import msgspec
 
-from externalizer.checkpoint import descriptors, greetings, inside, links, mounts, pipes, shared, spaces
+from externalizer.checkpoint import (
+    descriptors,
+    greetings,
+    inside,
+    links,
+    mounts,
+    outer_namespaces,
+    pipes,
+    shared,
+    spaces,
+)
 from externalizer.checkpoint.greetings.variable import named_by
 from externalizer.errors import TargetGone
 from externalizer.kernel import credentials, procfs
@@ -114,12 +124,14 @@ def plan_of(
     outside = descriptors.look(
         snapshot, pipes_of_tree, walked, policy, lambda ref: holder_of(snapshot, ref), in_flight
     )
-    interfaces = links.look(snapshot)
+    outer = outer_namespaces.look(snapshot, policy)
+    interfaces = links.look(snapshot, frozenset(one.ino for one in outer.plans))
     split = shared.findings(snapshot, held, lambda ref: holder_of(snapshot, ref))
     findings = [
         *found.findings,
         *split,
         *outside.findings,
+        *outer.findings,
         *interfaces.findings,
         *spaces.findings(snapshot),
         *_backlogs(snapshot),
@@ -137,6 +149,7 @@ def plan_of(
         mounts=found.mounts,
         descriptors=outside.plans,
         links=interfaces.plans,
+        namespaces=outer.plans,
         root=found.root,
         findings=list(dict.fromkeys(findings)),
     )

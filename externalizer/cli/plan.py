@@ -17,7 +17,9 @@ from externalizer.errors import ExitCode, ExternalizerError, NoAccess, Unsupport
 from externalizer.kernel import safefs
 from externalizer.model import plan as model
 from externalizer.model.process import TaskKey
+from externalizer.model.runtime import Container
 from externalizer.model.text import printable, shell_word
+from externalizer.plan.onefile import left_to
 
 HELP = "find what reaches outside a process tree and write criu option files for it (the default command)"
 
@@ -46,7 +48,12 @@ def run(args: argparse.Namespace) -> int:
     criu, warning = _criu(args.criu)
     plan = survey.survey(args.pid, installation.paths(criu), policies.chosen(args))
     write = not args.dry_run and not plan.refusals
-    place, commands = _one(args, plan, criu, write) if args.one_file else _several(args, plan, criu, write)
+    if args.one_file:
+        container = onefile.container_of(args, plan)
+        plan = plan if container is None else left_to(plan, container)
+        place, commands = _one(args, plan, criu, write, container)
+    else:
+        place, commands = _several(args, plan, criu, write)
     if warning:
         common.note(warning)
     _report(args, plan, place, commands if write else ())
@@ -54,11 +61,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _one(
-    args: argparse.Namespace, plan: model.Plan, criu: Criu | None, write: bool
+    args: argparse.Namespace, plan: model.Plan, criu: Criu | None, write: bool, container: Container | None
 ) -> tuple[bytes, list[str]]:
     """Write the one file; its path, and what to run then."""
     path = common.check_directory_name(args.one_file)
-    container = onefile.container_of(args, plan)
     text = b"" if plan.refusals else onefile.render(plan, container)
     if write:
         with _registered(plan):

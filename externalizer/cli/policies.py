@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from externalizer.checkpoint import fdmaps, pairs
+from externalizer.checkpoint import fdmaps, handed_namespaces, pairs
 from externalizer.errors import UsageError
 from externalizer.model.policy import ASKED, Policy, PolicyRule, Want, check_on_missing
 from externalizer.model.text import printable, to_bytes
@@ -76,6 +76,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="what descriptor N, which leads outside, is after the restore: stdin, stdout or stderr of the "
         "restoring command, null, or a PATH; may be repeated",
     )  # fmt: skip
+    group.add_argument(
+        "--ns", action="append", default=[], type=namespace, metavar="KIND=PATH",
+        help="what net or pid namespace the tree is restored in, if not its own alone; or net=private for "
+        "that; may be repeated",
+    )  # fmt: skip
+
+
+def namespace(text: str) -> handed_namespaces.Pair:
+    """KIND=TARGET of --ns and --map-ns."""
+    try:
+        return handed_namespaces.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +133,7 @@ def words(args: argparse.Namespace) -> list[str]:
     found += ["--on-missing", args.on_missing] if args.on_missing else []
     found += ["--keep-seconds", str(args.keep_seconds)] if args.keep_seconds else []
     found += [word for name, target in args.fd for word in ("--fd", f"{name}={_as_given(target)}")]
+    found += [word for name, target in args.ns for word in ("--ns", f"{name}={_as_given(target)}")]
     found += ["--shell-job"] if args.shell_job else []
     found += [f"--{keyword}" for keyword in asked(args)]
     return found
@@ -149,7 +163,12 @@ def chosen(args: argparse.Namespace) -> Policy:
         keep_seconds=args.keep_seconds,
     )
     pairs.check("--fd", args.fd, str)
+    pairs.check("--ns", args.ns, str)
     policy = policies.policy(args.policy, given)
     return msgspec.structs.replace(
-        policy, descriptors=dict(args.fd), shell_job=args.shell_job, options=asked(args)
+        policy,
+        descriptors=dict(args.fd),
+        namespaces=dict(args.ns),
+        shell_job=args.shell_job,
+        options=asked(args),
     )

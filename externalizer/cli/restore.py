@@ -54,6 +54,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "the plan calls N; may be repeated",
     )
     parser.add_argument(
+        "--map-ns", action="append", default=[], type=policies.namespace, metavar="KIND=PATH",
+        help="hand over another net or pid namespace, as /run/netns/NAME or /proc/PID/ns/KIND; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
         "--write-conf", metavar="FILE",
         help="start nothing; write the option file with which others restore these images on this host",
     )  # fmt: skip
@@ -124,6 +128,7 @@ def _wishes(args: argparse.Namespace) -> adapted.Wishes:
     pairs.check("--map-socket", args.map_socket, socket_name)
     pairs.check("--map-mount", args.map_mount, printable)
     pairs.check("--map-fd", args.map_fd, str)
+    pairs.check("--map-ns", args.map_ns, str)
     file = mapfile.MapFile() if args.map is None else mapfile.read(args.map)
     try:
         sockets = [adapted.named_map(*pair) for pair in file.sockets]
@@ -135,6 +140,7 @@ def _wishes(args: argparse.Namespace) -> adapted.Wishes:
         on_missing=args.on_missing or "",
         mounts=tuple({**dict(mounts), **dict(args.map_mount)}.items()),
         descriptors=tuple(args.map_fd),
+        namespaces=tuple(args.map_ns),
     )
 
 

@@ -108,6 +108,7 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
     ],
     "userns_entry": [("*", "uid_gid_extent", "uid_map", 1), ("*", "uid_gid_extent", "gid_map", 2)],
     "netns_entry": [("o", "string", "ext_key", 8)],
+    "pidns_entry": [("o", "string", "ext_key", 1)],
     "cgroup_prop_entry": [("r", "bytes", "name", 1), ("r", "bytes", "value", 2)],
     "cgroup_dir_entry": [
         ("r", "bytes", "dir_name", 1),
@@ -157,6 +158,7 @@ PipeDataEntry: Any = _CLASSES["pipe_data_entry"]
 FdinfoEntry: Any = _CLASSES["fdinfo_entry"]
 MntEntry: Any = _CLASSES["mnt_entry"]
 NetnsEntry: Any = _CLASSES["netns_entry"]
+PidnsEntry: Any = _CLASSES["pidns_entry"]
 UsernsEntry: Any = _CLASSES["userns_entry"]
 CgroupEntry: Any = _CLASSES["cgroup_entry"]
 PagemapHead: Any = _CLASSES["pagemap_head"]

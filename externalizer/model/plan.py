@@ -173,6 +173,33 @@ class LinkPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     bridge: str = ""  # that the other end is on
 
 
+class NamespacePlan(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A namespace that goes on outside of the tree and is handed over: `external NAME:NAME` at dump.
+
+    `target`: an absolute path of the host that leads to it, or to another one that the user named.
+    """
+
+    kind: str  # net or pid
+    ino: int  # at the dump
+    target: str
+    rule: str
+    reason: str
+    policy: str = ""  # who asked for the target; empty: the defaults did
+    mapped: bool = False  # the user named `target`: whatever is there is meant
+    of_root: bool = False  # the root task is in it
+    starttime: int = 0  # of the process that a default `target` in /proc leads over
+
+    @property
+    def name(self) -> str:
+        """As criu's option has it; here its key, too."""
+        return f"{self.kind}[{self.ino}]"
+
+    @property
+    def by_process(self) -> bool:
+        """Whether a process leads to it, /proc/PID/ns/KIND, which is a link; else a name does."""
+        return self.target.startswith("/proc/")
+
+
 class Target(msgspec.Struct, frozen=True):
     """The root of the tree, by identity."""
 
@@ -206,6 +233,7 @@ class Plan(msgspec.Struct, frozen=True):
     dump_options: tuple[tuple[str, str | None], ...] = ()
     restore_options: tuple[tuple[str, str | None], ...] = ()
     links: tuple[LinkPlan, ...] = ()
+    namespaces: tuple[NamespacePlan, ...] = ()
     digest: str = ""
 
     @property

@@ -41,6 +41,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     `descriptors`: what is handed over at the restore, a target for a descriptor's number or an external's
     name (model.descriptor), printable. `shell_job`: the tree is of a session whose leader is outside, and
     criu is told so. `options`: those of `ASKED` that criu is given because the user wants it.
+    `namespaces`: what is handed over for a namespace, a path or private (model.namespace), printable.
     """
 
     rules: tuple[PolicyRule, ...] = ()
@@ -50,6 +51,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     descriptors: dict[str, str] = {}
     shell_job: bool = False
     options: tuple[str, ...] = ()
+    namespaces: dict[str, str] = {}
 
 
 DEFAULTS = Policy()

@@ -212,6 +212,7 @@ def build(
     mounts: Sequence[model.MountPlan],
     descriptors: Sequence[model.DescriptorPlan] = (),
     links: Sequence[model.LinkPlan] = (),
+    namespaces: Sequence[model.NamespacePlan] = (),
     root: str,
     findings: Sequence[Finding],
 ) -> model.Plan:
@@ -246,6 +247,7 @@ def build(
                 *both,
                 *(option for mount in mounts for option in dumped_mount(mount)),
                 *(("external", one.name) for one in descriptors if one.marked),
+                *(("external", f"{one.name}:{one.name}") for one in namespaces),
                 *((one.keyword, one.value) for one in decided),
             ),
             restore_options=_once(
@@ -256,6 +258,7 @@ def build(
                 *((one.keyword, one.value) for one in decided if one.restore),
             ),
             links=tuple(links),
+            namespaces=tuple(namespaces),
         )
     )
 

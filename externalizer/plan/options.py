@@ -25,7 +25,10 @@ def merged(findings: Iterable[Finding]) -> list[CriuOption]:
 
 
 def _larger(old: CriuOption | None, new: CriuOption) -> CriuOption:
-    return new if old is None or int(new.value or 0) > int(old.value or 0) else old
+    """The one of two that stays; the same option comes with the same value where it is no number."""
+    if old is None or (old.keyword in _LARGEST and int(new.value or 0) > int(old.value or 0)):
+        return new
+    return old
 
 
 def reasons(findings: Iterable[Finding], policy: Policy) -> dict[str, str]:

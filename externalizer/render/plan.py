@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from externalizer.model.finding import Action, Finding, Verdict
-from externalizer.model.plan import MountPlan, Plan, SocketPlan
+from externalizer.model.plan import MountPlan, NamespacePlan, Plan, SocketPlan
 from externalizer.model.text import socket_name, to_bytes
 
 _OUTCOME = {
@@ -34,12 +34,17 @@ def show(plan: Plan, out: Console, *, next_commands: Sequence[str] = ()) -> None
         out.print(_mounts(plan, reasons))
     if plan.descriptors:
         out.print(_descriptors(plan, reasons))
+    for one in plan.namespaces:
+        out.print(
+            f"{one.kind} namespace {one.ino}: {one.target} at restore {reasons.number(_ns_why(one))}",
+            soft_wrap=True,
+        )
     for line in reasons.lines():
         out.print(Text(line))
     for finding in plan.findings:
         if not finding.refuses and finding.verdict not in (Verdict.HANDLED, Verdict.OK):
             out.print(Text(f"warning: {finding.subject}: {finding.evidence}", style="yellow"))
-    if not plan.sockets and not plan.mounts and not plan.descriptors:
+    if not (plan.sockets or plan.mounts or plan.descriptors or plan.namespaces):
         out.print("nothing outside the tree was found in its unix sockets, mounts and open files")
     for finding in plan.refusals:
         out.print(refusal(finding))
@@ -119,6 +124,10 @@ def _mounts(plan: Plan, reasons: _Reasons) -> Table:
     for mount in plan.mounts:
         table.add_row(mount.mountpoint, _from(mount), mount.key, reasons.number(mount.reason))
     return table
+
+
+def _ns_why(one: NamespacePlan) -> str:
+    return f"{one.reason} [{one.rule}]"
 
 
 def _from(mount: MountPlan) -> str:

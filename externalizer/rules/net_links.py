@@ -22,22 +22,6 @@ def judge(
     return plans, (*map(_told, plans), *_lost(inside, handled), *_silent(inside))
 
 
-def shared(with_whom: Sequence[str], names: Sequence[str]) -> Iterator[Finding]:
-    """The namespace is also that of processes outside, or bound at paths of the host's; all printable."""
-    if with_whom or names:
-        who = [*with_whom, *(f"the name {name}" for name in names)]
-        yield Finding(
-            rule="net-shared",
-            subject="net namespace of the tree",
-            place=Place.SHARED,
-            verdict=Verdict.SILENT_LOSS,
-            evidence=f"{', '.join(who)} outside has it, too: after the restore the tree is in a new one",
-            remedy="dump all that is in the namespace as one tree; or give criu `external net[…]` and "
-            "`inherit-fd` by hand",
-            doc="docs/rules.md#net-shared",
-        )
-
-
 def _veth(link: Link, outside: Sequence[Link]) -> LinkPlan | None:
     """Where the other end of a pair is in our net namespace."""
     if link.kind != b"veth" or not link.elsewhere:

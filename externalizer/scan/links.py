@@ -5,7 +5,6 @@ A few attributes are all that is asked for, also by the hook while the tree is f
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -54,17 +53,6 @@ def of_self() -> tuple[Link, ...]:
                     code = -struct.unpack_from("=i", message)[0]
                     raise OSError(code, os.strerror(code))
                 found.append(_link(message))
-
-
-def sharers(ns: int, inside: frozenset[int]) -> list[int]:
-    """The processes other than `inside` in the net namespace with this inode, as far as that can be read."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) not in inside:
-            with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{name}/ns/net") == f"net:[{ns}]":
-                    found.append(int(name))
-    return found
 
 
 def _messages(raw: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from contained import pid_of
 from containers import Container, Held
-from mounting import BIND, mount, umount
-from puppets import Ran, adopt_orphans, externalize, until
+from mounting import mount, named, umount
+from puppets import Ran, adopt_orphans, externalize
 from support import compile_program
 
 from externalizer.criu.environment import SAFE_PATH
@@ -98,21 +98,24 @@ def _told(net: Net, pid: int, rule: str = "net-outside") -> list[str]:
     return [one["evidence"] for one in findings if one["rule"] == rule]
 
 
-def test_a_namespace_that_others_have_too_is_told_before(tree: Container, place: Path, ip: str) -> None:
-    name = place / "name"
-    name.touch()
-    with Net(ip) as net:
-        assert _told(net, tree.pid, "net-shared") == []
-        mount(f"/proc/{tree.pid}/ns/net", name, "", BIND)
-        other = subprocess.Popen(["nsenter", f"--net={name}", "sleep", "infinity"])
-        try:
-            until(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n")
-            (told,) = _told(net, tree.pid, "net-shared")
-            assert f"sleep[{other.pid}], the name {name}" in told
-        finally:
-            other.kill()
-            other.wait()
-            umount(name)
+def test_interfaces_of_a_namespace_that_is_handed_over_are_left_alone(
+    tree: Container, place: Path, ip: str
+) -> None:
+    """The pair stays as it is, addresses at both ends included."""
+    images = place / "images"
+    with Net(ip) as net, named(tree.pid, place / "name") as name:
+        net.ip("link", "add", "outer0", "type", "veth", "peer", "name", "inner0", "netns", str(tree.pid))
+        net.ip("address", "add", "192.0.2.1/24", "dev", "outer0")
+        net.ip("address", "add", "192.0.2.7/24", "dev", "inner0", of=tree.pid)
+        planned = net.externalize(tree.pid, "--dry-run", "--json").json
+        assert planned["links"] == [] and planned["namespaces"][0]["target"] == str(name)
+        dumped = net.externalize("dump", tree.pid, "-D", images)
+        assert dumped.code == 0, (dumped, (images / "dump.log").read_text()[-3000:])
+        restored = net.externalize("restore", "-d", "-D", images)
+        assert restored.code == 0, (restored.err, (images / "restore.log").read_text()[-3000:])
+        with Held(pid_of(restored.out)) as held:
+            assert "192.0.2.7/24" in net.ip("address", "show", "dev", "inner0", of=held.pid)
+        assert "192.0.2.1/24" in net.ip("address", "show", "dev", "outer0")
 
 
 def test_a_veth_pair_is_made_again_on_its_bridge(tree: Container, place: Path, ip: str) -> None:

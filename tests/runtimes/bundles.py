@@ -33,8 +33,9 @@ _RIGHTS = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN", "CAP_DAC_OVERRID
 class RuntimeContainer(Puppet):
     """A container of `runtime`, a program with runc's command line; everything is below `place`.
 
-    It has the host's net namespace: criu would want iptables to lock another. Its cgroup is of its own in
-    each hierarchy; with `cgroupns` that is all it sees. Its output and errors go to the end of `output`.
+    It has the host's net namespace, or the one at `net`, which criu locks by the programs in `iptables`. Its
+    cgroup is of its own in each hierarchy; with `cgroupns` that is all it sees. Its output and errors go to
+    the end of `output`.
     """
 
     def __init__(
@@ -48,19 +49,23 @@ class RuntimeContainer(Puppet):
         cgroupns: bool = False,
         output: Path = Path(os.devnull),
         masked: Sequence[str] = ("/proc/keys", "/proc/timer_list", "/proc/acpi"),
+        net: Path | None = None,
+        iptables: Path | None = None,
     ) -> None:
         self._runtime = runtime
         self.id = f"externalizer-{secrets.token_hex(6)}"
         self.state_root, self.bundle, self.images = place / "state", place / "bundle", place / "images"
         self._output = output
         self._environment = {
-            "PATH": f"{_programs(place, criu)}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{_programs(place, criu, iptables)}:/usr/sbin:/usr/bin:/sbin:/bin",
             "XDG_RUNTIME_DIR": str(place),  # crun 1.28 makes a directory here in spite of --root
         }
         self._orders(place / "orders")
         self.bundle.mkdir()
         fixed = [Bind(self.directory, "/orders", writable=True), Bind(PROGRAM, "/puppet.py")]
-        self._write_config([*fixed, *interpreter(), *binds], config_file, cgroupns, masked)
+        spaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", *["cgroup"] * cgroupns)]
+        spaces += [] if net is None else [{"type": "network", "path": str(net)}]
+        self._write_config([*fixed, *interpreter(), *binds], config_file, spaces, masked)
 
     def _orders(self, directory: Path) -> None:
         directory.mkdir()
@@ -70,7 +75,11 @@ class RuntimeContainer(Puppet):
         self.directory, self._asked, self._process, self._children = directory, 0, None, []
 
     def _write_config(
-        self, binds: Sequence[Bind], config_file: Path | None, cgroupns: bool, masked: Sequence[str]
+        self,
+        binds: Sequence[Bind],
+        config_file: Path | None,
+        spaces: Sequence[dict[str, str]],
+        masked: Sequence[str],
     ) -> None:
         root = self.bundle / "rootfs"
         every = (*skeleton(root), *binds)
@@ -78,7 +87,6 @@ class RuntimeContainer(Puppet):
             make_mountpoint(root, bind)
         (root / "sys").mkdir()
         command = [sys.executable, "-I", "-S", "/puppet.py", "/orders", *map(str, (USER, GROUP, *EXTRA))]
-        kinds = ["pid", "ipc", "uts", "mount", *(["cgroup"] if cgroupns else [])]
         config: dict[str, Any] = {
             "ociVersion": "1.0.2",
             "process": {
@@ -89,7 +97,7 @@ class RuntimeContainer(Puppet):
             "hostname": "inside",
             "mounts": [*_MADE, *map(_mount, every)],
             "linux": {
-                "namespaces": [{"type": kind} for kind in kinds],
+                "namespaces": spaces,
                 "cgroupsPath": f"/{self.id}",
                 "maskedPaths": list(masked),
                 "readonlyPaths": ["/proc/sys"],
@@ -148,13 +156,24 @@ class RuntimeContainer(Puppet):
         assert deleted.code == 0, deleted.err
 
 
-def _programs(place: Path, criu: str) -> Path:
-    """A directory for the runtime's PATH; a launcher would keep what criu needs in its environment."""
+def _programs(place: Path, criu: str, iptables: Path | None) -> Path:
+    """A directory for the runtime's PATH; a launcher would keep what criu needs in its environment.
+
+    criu locks the network by iptables(8), whose program for all looks for its extensions in one directory.
+    """
     directory = place / "programs"
     directory.mkdir()
     words = [f"{name}={value}" for name, value in shim.preload_environment(criu).items()]
     (directory / "criu").write_text(f'#!/bin/sh\nexec env {shlex.join([*words, criu])} "$@"\n')
-    (directory / "criu").chmod(0o755)
+    if iptables is not None:
+        (extension,) = iptables.parent.rglob("libxt_mark.so")
+        for name in ("iptables", "iptables-restore", "ip6tables-restore"):
+            (directory / name).write_text(
+                f"#!/bin/sh\nexport XTABLES_LIBDIR={shlex.quote(str(extension.parent))}\n"
+                f'exec {shlex.quote(str(iptables / "xtables-legacy-multi"))} {name} "$@"\n'
+            )
+    for program in directory.iterdir():
+        program.chmod(0o755)
     return directory
 
 

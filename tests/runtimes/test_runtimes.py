@@ -14,7 +14,7 @@ import pytest
 from bundles import RuntimeContainer
 from contained import EXTRA, GROUP, USER
 from containers import Bind
-from mounting import mount, umount
+from mounting import mount, named_net, umount
 from puppets import accept, adopt_orphans, externalize, listening, seen
 
 from externalizer.scan import mountinfo
@@ -144,6 +144,30 @@ def test_a_static_file_is_enough_with_a_cgroup_namespace(place: Path, make: Make
         assert restored.code == 0, (restored.err[-3000:], errors(container.told("restore.log")))
         with accept(server) as second:
             assert seen(second).uid == USER
+
+
+@both
+def test_the_net_namespace_of_a_container_is_left_to_its_runtime(
+    place: Path, make: Make, binaries: Callable[[str], Path]
+) -> None:
+    """It has a path in the container's configuration: the runtime marks it, and hands it over by itself."""
+    file = place / "criu.conf"
+    with (
+        named_net(place / "net") as net,
+        make([], config_file=file, net=net, iptables=binaries("iptables")) as container,
+    ):
+        assert os.stat(f"/proc/{container.pid}/ns/net").st_ino == net.stat().st_ino
+        words = (container.pid, "--one-file", file, "--runtime-root", container.state_root)
+        told = externalize(*words, "--json").json["findings"]
+        assert [one["verdict"] for one in told if one["rule"] == "ns-of-runtime"] == ["ok"]
+        words_of_file = {line.split()[0] for line in file.read_text().splitlines() if line[:1] != "#"}
+        assert "net[" not in file.read_text() and words_of_file == {"libdir", "action-script", "external"}
+        dumped = container.checkpoint()
+        assert dumped.code == 0, (dumped.err[-3000:], errors(container.told("dump.log")))
+        assert container.held.has_ended(20)
+        restored = container.restore()
+        assert restored.code == 0, (restored.err[-3000:], errors(container.told("restore.log")))
+        assert os.stat(f"/proc/{container.pid}/ns/net").st_ino == net.stat().st_ino
 
 
 def test_the_runtime_s_own_cgroup_in_place_of_the_container_s_is_refused_unharmed(

@@ -17,6 +17,7 @@ from externalizer.cli.main import COMMANDS, parser
 from externalizer.errors import ExitCode
 from externalizer.model import finding, plan, policy, schema
 from externalizer.rules.descriptors import RULES
+from externalizer.rules.external_namespaces import NAMESPACES
 from externalizer.rules.obstacles.obstacle import Obstacle
 from externalizer.rules.protocols import DATAGRAMS, JOURNAL_STREAM, STATEFUL
 from externalizer.rules.unix_sockets import all_rules
@@ -25,9 +26,11 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "externalizer"
 PASS_ON = (
-    "plan/build.py", "checkpoint/mounts.py", "checkpoint/descriptors.py", "rules/obstacles/obstacle.py",
+    "plan/build.py", "checkpoint/mounts.py", "checkpoint/descriptors.py", "rules/external_namespaces.py",
+    "rules/obstacles/obstacle.py",
 )  # fmt: skip
 DESCRIPTOR_WARNINGS = ["fd-unused"]
+NAMESPACE_OF_RUNTIME = "ns-of-runtime"  # of plan/onefile.py
 HIDDEN = {"build", "dist"}  # besides names that begin with a dot
 
 TYPES = {
@@ -35,6 +38,7 @@ TYPES = {
     for each in (
         plan.Plan, plan.Target, plan.Host, plan.SocketPlan, plan.GreetingPlan, plan.PeerPlan, plan.ClientPlan,
         plan.MountPlan, plan.OverlayPlan, plan.LayerPlan, plan.DescriptorPlan, plan.LinkPlan,
+        plan.NamespacePlan,
         policy.Policy,
         policy.PolicyRule, finding.Holder, finding.Finding, finding.CriuOption,
     )
@@ -105,9 +109,9 @@ def test_each_rule_has_its_section_in_the_order_of_judgement() -> None:
     by_hand = findings_made_by_hand()
     warnings = ["unix-keep-netns", "unix-peersec", "unix-journal-stream"]  # of plan/build.py
     others = ["unix-inside-held-outside", "unix-backlog", "netns-nested",
-              "namespace-nested", "net-shared", "net-veth", "net-outside",
+              "namespace-nested", "net-veth", "net-outside",
               "userns-unowned", "scan-unreadable"]  # fmt: skip
-    assert set(by_hand) == {*others, *DESCRIPTOR_WARNINGS}
+    assert set(by_hand) == {*others, *DESCRIPTOR_WARNINGS, NAMESPACE_OF_RUNTIME}
     wanted = [rule.id for rule in all_rules()] + warnings + others
     assert headings(DOCS / "rules.md", 2) == wanted
 
@@ -141,6 +145,20 @@ def test_each_obstacle_has_its_section() -> None:
         wanted = r"\*\*Refused for now\.\*\*" if rule.transient else starts[rule.verdict]
         assert re.match(wanted, text), rule.id
         assert not rule.criu or rule.criu in " ".join(text.split()), rule.id
+
+
+def test_each_rule_for_namespaces_has_its_section() -> None:
+    found = headings(DOCS / "namespaces.md", 2)
+    assert found == [*(rule.id for rule in NAMESPACES), NAMESPACE_OF_RUNTIME]
+    beginnings = {
+        finding.Verdict.REFUSED: "**Refused.**",
+        finding.Verdict.NEEDS_CHOICE: "**A choice is needed.**",
+        finding.Verdict.SILENT_LOSS: "**A warning.**",
+        finding.Verdict.HANDLED: "**Handed over.**",
+    }
+    for rule in NAMESPACES:
+        text = section(DOCS / "namespaces.md", f"## {rule.id}").lstrip()
+        assert text.startswith(beginnings[rule.verdict]), rule.id
 
 
 def test_each_rule_links_to_its_section() -> None:

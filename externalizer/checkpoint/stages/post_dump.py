@@ -21,6 +21,7 @@ from externalizer.checkpoint import (
     keeping,
     marks,
     mounttables,
+    registry,
     runtimemarks,
     wanted,
     wishes,
@@ -39,6 +40,7 @@ from externalizer.errors import Refused
 from externalizer.kernel import safefs
 from externalizer.model.finding import Action
 from externalizer.model.plan import Plan, to_json
+from externalizer.model.process import TaskKey
 from externalizer.model.record import (
     POLICY_FILE,
     RESTORE_FILE,
@@ -88,9 +90,19 @@ def _complete(pid: int, images: int) -> None:
         plan, further = runtimemarks.settle(images, plan, snapshot)
         marks.check(images, plan, snapshot)
         mounttables.record(images, plan, snapshot, further)
+    plan = _with_namespaces(images, plan)
     rights = {number for packet in queues.packets for scm in packet.scm for number in scm.rights}
     inheriting.complete(images, files, rights, plan)
     _store(images, files, queues, records, plan)
+
+
+def _with_namespaces(images: int, plan: Plan) -> Plan:
+    if not plan.namespaces:
+        return plan
+    from externalizer.checkpoint import handed_namespaces  # few trees have any
+
+    registered = registry.find(TaskKey(plan.target.pid, plan.target.starttime))
+    return handed_namespaces.settle(images, plan, registered)
 
 
 def _records(files: criu_images.FilesImage, plan: Plan) -> list[RestoreRecord]:

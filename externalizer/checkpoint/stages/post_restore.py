@@ -54,8 +54,8 @@ def _run(pid: int, images: int) -> None:
         return
     if plan.target.own_mount_ns:
         _mounts(pid, images, plan)
-    if plan.descriptors:
-        _descriptors(pid, plan)
+    if plan.descriptors or plan.namespaces:
+        _handed_over(pid, plan)
     if plan.sockets:
         _sockets(pid, images, plan)
 
@@ -90,12 +90,16 @@ def _mounts(pid: int, images: int, plan: Plan) -> None:
     say(f"{count} mounts in {len(tables.namespaces)} namespaces as they were")
 
 
-def _descriptors(pid: int, plan: Plan) -> None:
-    from externalizer.checkpoint import inherited  # few trees have any
+def _handed_over(pid: int, plan: Plan) -> None:
+    from externalizer.checkpoint import handed_namespaces, inherited  # few trees have any
 
     with Restored(pid) as tree:
         inherited.verify(tree, plan.descriptors, criu_key().pid)
-    say(f"{len(plan.descriptors)} files from outside handed over as planned")
+        handed_namespaces.verify(tree, plan)
+    say(
+        f"{len(plan.descriptors)} files and {len(plan.namespaces)} namespaces from outside handed over as "
+        "planned"
+    )
 
 
 def _sockets(pid: int, images: int, plan: Plan) -> None:

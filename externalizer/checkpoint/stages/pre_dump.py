@@ -30,6 +30,7 @@ from externalizer.model.record import (
     SEEN_FILE,
     pack_policy,
 )
+from externalizer.rules.external_namespaces import NO_LOCK
 
 
 def run(pid: int, images: int) -> None:
@@ -55,6 +56,7 @@ def run(pid: int, images: int) -> None:
     else:
         _mounts_as_planned(registered, plan)
         _descriptors_as_planned(registered, plan)
+        _locked_as_planned(registered, plan, criu)
     for name in (POLICY_FILE, SEEN_FILE, RESTORE_FILE, HOLDING_FILE, INHERIT_FILE, PLAN_FILE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=images)
@@ -152,6 +154,19 @@ def _descriptors_as_planned(registered: Plan, now: Plan) -> None:
             why="dump.conf does not mark them",
             hint=f"run `externalize {now.target.pid}` again",
             transient=True,
+        )
+
+
+def _locked_as_planned(registered: Plan, now: Plan, criu: int) -> None:
+    """dump.conf of a tree without connections to keep leaves a shared net namespace unlocked."""
+    unlocked = (NO_LOCK.keyword, NO_LOCK.value)
+    if unlocked not in registered.dump_options or unlocked in now.dump_options:
+        return
+    if now.namespaces and not any(word.startswith(b"--network-lock") for word in procfs.cmdline(criu)):
+        raise Refused(
+            "criu was given --tcp-established, and dump.conf was written without",
+            why="the net namespace would not be locked, and connections would be reset before the restore",
+            hint=f"run `externalize {now.target.pid} --tcp-established`",
         )
 
 

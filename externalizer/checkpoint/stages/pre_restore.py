@@ -5,20 +5,31 @@ criu has not made any process, so that only the image directory is known.
 
 from __future__ import annotations
 
-from externalizer.checkpoint import masters, mountpoints, mounttables, sources, staging
+from externalizer.checkpoint import (
+    masters,
+    mountpoints,
+    mounttables,
+    sources,
+    staging,
+)
 from externalizer.checkpoint.artifacts import wanted_plan
-from externalizer.checkpoint.hook import criu_key, say
+from externalizer.checkpoint.hook import criu_key, say, stage_for
 from externalizer.criu import userns
+from externalizer.model.plan import Plan
 
 
 def run(pid: int, images: int) -> None:
-    """Look at the sources of external mounts, stage those that need it, make missing mountpoints.
+    """Look at what is to be handed over and at the sources of external mounts; stage those, make mountpoints.
 
     Raises RestoreFailed: then criu makes nothing.
     """
     del pid
     plan = wanted_plan(images)
-    if plan is None or not plan.target.own_mount_ns:
+    if plan is None:
+        return
+    if plan.namespaces:
+        _namespaces(plan)
+    if not plan.target.own_mount_ns:
         return
     sources.check(plan)
     tables = mounttables.stored(images)
@@ -29,3 +40,11 @@ def run(pid: int, images: int) -> None:
     made = staging.make(plan, tables, criu, userns.root_gid(images))
     if made:
         say(f"{made} external mounts are staged")
+
+
+def _namespaces(plan: Plan) -> None:
+    from externalizer.checkpoint import delegate, handed_namespaces  # few trees have any
+
+    handed_namespaces.check(plan, say)
+    if any(one.kind == "pid" for one in plan.namespaces):
+        delegate.start(criu_key(), stage_for)

@@ -10,8 +10,8 @@ ENTRIES = (
         pattern=r"Can't dump a pid namespace without the process init",
         text="Can't dump a pid namespace without the process init",
         cause="the tree is in a pid namespace of its own, and its root is not that namespace's init (pid 1)",
-        remedy="dump from that namespace's init on",
-        command="grep NSpid /proc/{root}/status",
+        remedy="dump by externalizer, which restores the tree into that namespace, or from its init on",
+        command="externalize dump {root} -D IMAGES",
         doc=_DOC,
     ),
     Entry(

@@ -47,6 +47,11 @@ TOOLS: dict[str, Tool] = {
         in_place=True,
     ),
     "iproute2": Tool(("iproute2",), ("bin/ip",), probe=("-V",)),
+    "iptables": Tool(
+        ("iptables",),
+        ("usr/sbin/xtables-legacy-multi",),
+        probe=("iptables", "--version"),
+    ),
     "mke2fs": Tool(("e2fsprogs",), ("*sbin/mke2fs",), probe=("-V",)),
     "tmux": Tool(("tmux",), ("usr/bin/tmux",), probe=("-V",)),
     "dbus": Tool(("dbus-daemon",), ("usr/bin/dbus-daemon",)),
