@@ -44,7 +44,7 @@ _PLANNING = _GREETINGS | {
     "externalizer.checkpoint.overlaynotes", "externalizer.checkpoint.overlays",
     "externalizer.checkpoint.overlaystage", "externalizer.kernel.overlaycalls", "externalizer.rules.overlays",
     "externalizer.checkpoint.greetings.variable", "externalizer.checkpoint.descriptors",
-    "externalizer.checkpoint.openfiles", "externalizer.checkpoint.memfds", "externalizer.scan.memfds",
+    "externalizer.checkpoint.openfiles", "externalizer.checkpoint.memfds", "externalizer.scan.samefiles",
     "externalizer.checkpoint.pipes", "externalizer.checkpoint.terminals",
     "externalizer.criu.fdinfoimage",
     "externalizer.model.descriptor", "externalizer.rules.descriptors", "externalizer.scan.fdinfo",
@@ -75,10 +75,28 @@ _PLANNING = _GREETINGS | {
 
 # What criu can't dump is looked for before it dumps, only.
 _OBSTACLES = {
-    "externalizer.checkpoint.obstacles", "externalizer.checkpoint.obstacles.locks",
+    "externalizer.checkpoint.obstacles",
+    "externalizer.checkpoint.obstacles.devices",
+    "externalizer.checkpoint.obstacles.files",
+    "externalizer.checkpoint.obstacles.locks",
     "externalizer.checkpoint.obstacles.looking",
-    "externalizer.rules.obstacles", "externalizer.rules.obstacles.locks",
-    "externalizer.rules.obstacles.obstacle", "externalizer.scan.locks",
+    "externalizer.checkpoint.obstacles.pipes",
+    "externalizer.checkpoint.obstacles.shared",
+    "externalizer.checkpoint.obstacles.sockets",
+    "externalizer.checkpoint.obstacles.special",
+    "externalizer.rules.obstacles",
+    "externalizer.rules.obstacles.devices",
+    "externalizer.rules.obstacles.files",
+    "externalizer.rules.obstacles.internet",
+    "externalizer.rules.obstacles.locks",
+    "externalizer.rules.obstacles.obstacle",
+    "externalizer.rules.obstacles.pipes",
+    "externalizer.rules.obstacles.shared",
+    "externalizer.rules.obstacles.sockets",
+    "externalizer.rules.obstacles.special",
+    "externalizer.kernel.kcmp",
+    "externalizer.scan.descriptions",
+    "externalizer.scan.locks",
 }  # fmt: skip
 
 ALLOWED = {

@@ -12,7 +12,9 @@ from externalizer.model.process import FdRef
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable
 from externalizer.rules.descriptors import MEMFD, DescriptorFacts
-from externalizer.scan import memfds
+from externalizer.scan import samefiles
+
+_PREFIX = b"/memfd:"
 
 
 def look(snapshot: Snapshot, holder_of: HolderOf) -> Iterator[tuple[Outside, DescriptorFacts]]:
@@ -23,7 +25,8 @@ def look(snapshot: Snapshot, holder_of: HolderOf) -> Iterator[tuple[Outside, Des
         if ref.dev == device:
             refs.setdefault(ref.ino, []).append(ref)
     inside = frozenset(task.tgid for task in snapshot.leaders()) | {os.getpid()}
-    for ino, pids in memfds.outside(frozenset(refs), device, inside).items():
+    files = frozenset((device, ino) for ino in refs)
+    for (_, ino), pids in samefiles.outside(files, lambda link: link.startswith(_PREFIX), inside).items():
         one = Outside(f"memfd:[{ino}]", refs[ino][0], _link(refs[ino][0]))
         one.accesses.add("read-write")
         one.holders += [holder_of(ref) for ref in refs[ino]]

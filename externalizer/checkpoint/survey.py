@@ -38,7 +38,7 @@ from externalizer.scan import native, peers
 from externalizer.scan.listens import Listens
 
 _LOOKS = 4
-Obstacles = Callable[[Snapshot, Policy, "tuple[int, ...] | None"], Iterable[Finding]]
+Obstacles = Callable[[Snapshot, Policy, Installed], Iterable[Finding]]
 
 
 def survey(
@@ -99,11 +99,11 @@ def _only_confirmed(plan: model.Plan, confirmed: Container[_Identity], stopped: 
     return model.sealed(msgspec.structs.replace(plan, sockets=sockets, findings=tuple(findings)))
 
 
-def _obstacles(snapshot: Snapshot, policy: Policy, criu: tuple[int, ...] | None) -> Iterator[Finding]:
+def _obstacles(snapshot: Snapshot, policy: Policy, installed: Installed) -> Iterator[Finding]:
     from externalizer.checkpoint.obstacles import look  # the hook needs it before the dump only
     from externalizer.checkpoint.obstacles.looking import Looking
 
-    return look(Looking(snapshot, policy, criu, lambda ref: holder_of(snapshot, ref)))
+    return look(Looking(snapshot, policy, installed, lambda ref: holder_of(snapshot, ref)))
 
 
 def plan_of(
@@ -136,7 +136,7 @@ def plan_of(
         *spaces.findings(snapshot),
         *_backlogs(snapshot),
         *_unreadable(snapshot),
-        *(obstacles(snapshot, policy, installed.criu) if obstacles else ()),
+        *(obstacles(snapshot, policy, installed) if obstacles else ()),
     ]
     return build(
         target=_target(snapshot),

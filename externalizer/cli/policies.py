@@ -27,6 +27,7 @@ _HELP = {
 _ASKED = {
     "tcp-established": "keep established TCP connections; their network is locked until the restore",
     "tcp-close": "close established TCP connections at the dump",
+    "skip-in-flight": "reset TCP connections that the tree has not accepted yet",
     "file-locks": "take file locks along although processes outside hold locks of the same files",
 }
 

@@ -41,6 +41,8 @@ COLUMN_FD_DEV = 0  # long
 COLUMN_FD_INO = 1  # long
 COLUMN_FD_TID = 4
 COLUMN_FD_MODE = 6
+COLUMN_FD_FAMILY = 7
+FAMILY_UNIX = 1  # AF_UNIX, socket(2)
 # 32 bit words of a socket record
 SOCK_WORDS = SOCK.size // 4
 COLUMN_SOCK_INO = 2

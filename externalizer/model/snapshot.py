@@ -121,6 +121,19 @@ class Snapshot:
         wanted = frozenset(kinds)
         return (self._fd(at) for at, mode in enumerate(modes) if stat.S_IFMT(mode) in wanted)
 
+    def fds_on(self, devices: frozenset[int]) -> Iterator[FdRef]:
+        """Every descriptor of what is on one of these devices, as st_dev has them."""
+        devs = layout.column(self.records.fds, "Q", layout.FD_LONGS, layout.COLUMN_FD_DEV)
+        return (self._fd(at) for at, dev in enumerate(devs) if dev in devices)
+
+    def other_sockets(self) -> Iterator[FdRef]:
+        """Every descriptor of a socket that is none of AF_UNIX, or of which that is not known."""
+        families = layout.column(self.records.fds, "I", layout.FD_WORDS, layout.COLUMN_FD_FAMILY)
+        devs = layout.column(self.records.fds, "Q", layout.FD_LONGS, layout.COLUMN_FD_DEV)
+        sock_dev = self.records.sock_dev
+        others = (at for at, dev in enumerate(devs) if dev == sock_dev and families[at] != layout.FAMILY_UNIX)
+        return (self._fd(at) for at in others)
+
     def _fd(self, index: int) -> FdRef:
         raw = FdRecord._make(layout.FD.unpack_from(self.records.fds, index * layout.FD.size))
         return FdRef(raw.tid, raw.fd, raw.mode, raw.dev, raw.ino, raw.family)

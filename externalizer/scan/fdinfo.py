@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from externalizer.errors import TargetGone
@@ -22,6 +24,24 @@ class FdInfo(NamedTuple):
         if self.flags & os.O_PATH:
             return "path"
         return {os.O_RDONLY: "read", os.O_WRONLY: "write"}.get(self.flags & os.O_ACCMODE, "read-write")
+
+
+def lines(pid: int, fd: int) -> list[bytes]:
+    """All lines of a descriptor; none if it is closed or its process has ended by now."""
+    try:
+        return procfs.read(pid, f"fdinfo/{fd}").split(b"\n")
+    except (TargetGone, FileNotFoundError):
+        return []
+
+
+def value(found: Iterable[bytes], name: bytes, base: int = 10) -> int | None:
+    """The number of the first line `name: number`, None: there is none."""
+    for line in found:
+        key, colon, rest = line.partition(b":")
+        if colon and key.strip() == name:
+            with contextlib.suppress(ValueError):
+                return int(rest, base)
+    return None
 
 
 def read(pid: int, fd: int) -> FdInfo | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from externalizer.errors import TargetGone
-from externalizer.kernel import procfs
+from externalizer.scan import fdinfo
 
 
 class Lock(NamedTuple):
@@ -31,12 +30,8 @@ def of_descriptor(tid: int, fd: int) -> list[Lock]:
 
     Empty for one that is closed by now.
     """
-    try:
-        raw = procfs.read(tid, f"fdinfo/{fd}")
-    except (TargetGone, FileNotFoundError):
-        return []
-    lines = [line.removeprefix(b"lock:") for line in raw.split(b"\n") if line.startswith(b"lock:")]
-    return _parsed(b"\n".join(lines))
+    lines = fdinfo.lines(tid, fd)
+    return _parsed(b"\n".join(line[len(b"lock:") :] for line in lines if line.startswith(b"lock:")))
 
 
 def _parsed(raw: bytes) -> list[Lock]:

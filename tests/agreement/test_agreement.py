@@ -9,12 +9,13 @@ from pathlib import Path
 import bench
 import descriptor_rows
 import pytest
+import socket_rows
 from provoking import Place
 from puppets import Puppet
 
 pytestmark = [pytest.mark.criu, pytest.mark.agreement]
 
-ROWS = {**descriptor_rows.ROWS}
+ROWS = {**descriptor_rows.ROWS, **socket_rows.ROWS}
 
 
 @pytest.fixture

@@ -136,6 +136,7 @@ def test_each_obstacle_has_its_section() -> None:
     assert sorted(headings(DOCS / "obstacles.md", 2)) == sorted(rule.id for rule in obstacles())
     starts = {
         finding.Verdict.REFUSED: r"\*\*Refused\.\*\*",
+        finding.Verdict.UNKNOWN: r"\*\*Refused\.\*\*",
         finding.Verdict.NEEDS_CHOICE: r"\*\*A choice is needed\.\*\*",
         finding.Verdict.HANDLED: r"\*\*Handled\*\*",
         finding.Verdict.SILENT_LOSS: r"\*\*Told\.\*\*",

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from externalizer.checkpoint.obstacles import locks
+from externalizer.checkpoint.obstacles import devices, files, locks, pipes, shared, sockets, special
 from externalizer.checkpoint.obstacles.looking import Looking
 from externalizer.model.finding import Finding
 
-_LOOKS = (locks.look,)
+_LOOKS = (locks.look, files.look, pipes.look, devices.look, special.look, sockets.look, shared.look)
 
 
 def look(looking: Looking) -> Iterator[Finding]:

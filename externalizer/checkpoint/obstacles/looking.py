@@ -11,19 +11,25 @@ from externalizer.model.policy import Policy
 from externalizer.model.process import FdRef
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable
+from externalizer.plan.build import Installed
 
 
 @dataclass(frozen=True, slots=True)
 class Looking:
-    """`criu`: the version of the criu that will dump, None = not known.
+    """`installed`: also the criu that will dump and the directory of its plugins.
 
     A look reads below /proc and asks sock_diag(7). It opens no path of the target's and stops nothing.
     """
 
     snapshot: Snapshot
     policy: Policy
-    criu: tuple[int, ...] | None
+    installed: Installed
     holder_of: Callable[[FdRef], Holder]
+
+    @property
+    def criu(self) -> tuple[int, ...] | None:
+        """Version of the criu that will dump, None = not known."""
+        return self.installed.criu
 
     def subject(self, ref: FdRef) -> str:
         """The descriptor for people: its process, number, and what it is open on."""
