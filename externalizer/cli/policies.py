@@ -28,6 +28,7 @@ _ASKED = {
     "tcp-established": "keep established TCP connections; their network is locked until the restore",
     "tcp-close": "close established TCP connections at the dump",
     "skip-in-flight": "reset TCP connections that the tree has not accepted yet",
+    "force-irmap": "let criu search for watched files that have no handle, see criu(8) --irmap-scan-path",
     "file-locks": "take file locks along although processes outside hold locks of the same files",
 }
 

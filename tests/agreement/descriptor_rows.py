@@ -167,6 +167,38 @@ SPECIAL = {
     "a namespace of nobody": Row(Case(_NEW_UTS + _UTS + _NEW_UTS), "fd-namespace"),
 }  # fmt: skip
 
+_INOTIFY = CTYPES + "f = c.inotify_init1(0); "
+
+
+def _watch(path: str) -> str:
+    return f"assert c.inotify_add_watch(f, b'{path}', 2) > 0; "
+
+
+_FANOTIFY = CTYPES + "f = c.fanotify_init(0, 0); assert f > 0, f; u = __import__('ctypes').c_ulong; "
+
+WATCHES = {
+    "inotify that watches nothing": Row(Case(_INOTIFY)),
+    "inotify on a file": Row(Case(_INOTIFY + "open('DIR/file', 'w'); " + _watch("DIR/file"))),
+    "inotify on a fifo": Row(Case(_INOTIFY + "os.mkfifo('DIR/file'); " + _watch("DIR/file"))),
+    "inotify on a file of the root directory": Row(Case(_INOTIFY + _watch("/etc/passwd"))),
+    "inotify on /dev/null": Row(Case(_INOTIFY + _watch("/dev/null"))),
+    "inotify on a file of /sys": Row(Case(_INOTIFY + _watch("/sys/kernel/profiling")), "watch-handle"),
+    "inotify on a renamed file": Row(
+        Case(_INOTIFY + "open('DIR/file', 'w'); " + _watch("DIR/file") + "os.rename('DIR/file', 'DIR/other')")
+    ),
+    "inotify on a removed open file": Row(
+        Case(_INOTIFY + "k = open('DIR/file', 'w'); " + _watch("DIR/file") + "os.unlink('DIR/file')"),
+        "watch-no-path",
+    ),
+    "inotify on /proc": Row(DUMPS["inotify-handle"], "watch-handle"),
+    "fanotify on a file": Row(
+        Case(_FANOTIFY + "open('DIR/file', 'w'); assert c.fanotify_mark(f, 1, u(2), -100, b'DIR/file') == 0")
+    ),
+    "fanotify on a mount": Row(
+        Case(_FANOTIFY + "assert c.fanotify_mark(f, 0x11, u(2), -100, b'/') == 0")
+    ),
+}  # fmt: skip
+
 
 def _given(open_one: Callable[[Place], int]) -> Prepare:
     """Give the puppet a descriptor that a process outside keeps, too."""
@@ -223,4 +255,13 @@ SHARED = {
     "a netlink socket that is shared": Row(Case(prepare=_given(_bound)), told=["fd-shared"]),
 }  # fmt: skip
 
-ROWS: dict[str, Row] = {"nothing": Row(), **LOCKS, **REMOVED, **PIPES, **DEVICES, **SPECIAL, **SHARED}
+ROWS: dict[str, Row] = {
+    "nothing": Row(),
+    **LOCKS,
+    **REMOVED,
+    **PIPES,
+    **DEVICES,
+    **SPECIAL,
+    **WATCHES,
+    **SHARED,
+}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bench import Row
-from provoking import DUMPS, Case
+from provoking import DUMPS, Case, Place
+from puppets import Puppet
 
 _NETLINK = "s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); "
 _NO_FAMILY = "Errno 97"  # EAFNOSUPPORT
@@ -71,4 +72,30 @@ INTERNET = {
     ),
 }  # fmt: skip
 
-ROWS: dict[str, Row] = {**NETLINK, **FAMILIES, **INTERNET}
+_BOUND = "l = socket.socket(socket.AF_UNIX); l.bind('DIR/s'); l.listen(1); "
+
+
+def _taken(place: Place, puppet: Puppet) -> None:
+    (place.path / "server").unlink()
+    place.listener()
+
+
+NAMES = {
+    "a bound unix socket": Row(Case(_BOUND)),
+    "a unix socket whose file was removed": Row(Case(_BOUND + "os.unlink('DIR/s')")),
+    "a unix socket whose file was renamed": Row(
+        Case(_BOUND + "os.rename('DIR/s', 'DIR/t')"), told=["unix-path-moved"]
+    ),
+    "a unix socket at whose path another one is": Row(
+        Case(_BOUND.replace("DIR/s", "DIR/server"), prepare=_taken), "unix-path-taken"
+    ),
+    "a unix socket at whose path another one of the tree is": Row(
+        Case(_BOUND + "k = l; os.unlink('DIR/s'); " + _BOUND)
+    ),
+    "an abstract unix socket": Row(Case(_BOUND.replace("DIR/s", "\\0DIR/s"))),
+    "an accepted unix socket": Row(
+        Case(_BOUND + "s = socket.socket(socket.AF_UNIX); s.connect('DIR/s'); a = l.accept()[0]")
+    ),
+}
+
+ROWS: dict[str, Row] = {**NETLINK, **FAMILIES, **INTERNET, **NAMES}

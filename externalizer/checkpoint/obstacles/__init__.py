@@ -7,11 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from externalizer.checkpoint.obstacles import devices, files, locks, pipes, shared, sockets, special
+from externalizer.checkpoint.obstacles import (
+    devices,
+    files,
+    locks,
+    pipes,
+    shared,
+    socketnames,
+    sockets,
+    special,
+    watches,
+)
 from externalizer.checkpoint.obstacles.looking import Looking
 from externalizer.model.finding import Finding
 
-_LOOKS = (locks.look, files.look, pipes.look, devices.look, special.look, sockets.look, shared.look)
+_LOOKS = (
+    locks.look,
+    files.look,
+    pipes.look,
+    devices.look,
+    special.look,
+    watches.look,
+    sockets.look,
+    socketnames.look,
+    shared.look,
+)
 
 
 def look(looking: Looking) -> Iterator[Finding]:
