@@ -271,6 +271,27 @@ def _failure(dirfd: int, images: bytes, plan: Plan, status: int, secret: str) ->
     return error
 
 
+def finished_although_killed(target: TaskKey, images: bytes, number: int) -> Plan:
+    """The plan of the images, where the dump in another pid namespace was killed when all was written.
+
+    The end of a tree can be the end of its namespace's init, and so of all in the namespace. `target` as we
+    count. Raises CriuFailed where the images are not complete, or the tree runs on.
+    """
+    dirfd = open_private_directory(images, create=True)
+    try:
+        plan = stored_plan(dirfd)
+    finally:
+        os.close(dirfd)
+    lives = registry.lives(target)
+    if plan is None or lives:
+        raise CriuFailed(
+            f"the dump was killed by signal {number}",
+            why=f"process {target.pid} {'runs on' if lives else 'has ended, its images are not complete'}",
+            hint="a pid namespace ends with its first process: look whether that was it",
+        )
+    return plan
+
+
 def _forget(dirfd: int, *names: str) -> None:
     for name in names:
         with fserrors.translated(name.encode(), "remove"), contextlib.suppress(FileNotFoundError):

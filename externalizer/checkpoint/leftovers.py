@@ -5,7 +5,16 @@ Each kind is removed anyway by the next run that comes by its place; this is for
 
 from __future__ import annotations
 
-from externalizer.checkpoint import adapted, delegate, once, overlaynotes, registry, runfile, staging
+from externalizer.checkpoint import (
+    adapted,
+    delegate,
+    once,
+    overlaynotes,
+    pidfile,
+    registry,
+    runfile,
+    staging,
+)
 from externalizer.holder import notes
 
 
@@ -19,5 +28,6 @@ def found(*, remove: bool) -> list[str]:
         *once.left(remove=remove),
         *delegate.left(remove=remove),
         *adapted.left(remove=remove),
+        *pidfile.left(remove=remove),
         *notes.left(remove=remove),
     ]

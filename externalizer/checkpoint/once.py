@@ -19,20 +19,16 @@ def done(criu: TaskKey) -> bool:
     """Whether `note` was called for it. Drops the notes of those that have ended. Raises UsageError."""
     with in_run_directory(_KIND) as directory:
         registry.sweep(directory, _KIND)
-        return registry.read(directory, _name(criu)) is not None
+        return registry.read(directory, registry.file_name(criu)) is not None
 
 
 def note(criu: TaskKey) -> None:
     """Remember that this criu's stage is done. Raises UsageError."""
     with in_run_directory(_KIND) as directory:
-        write_file(directory, _name(criu), b"")
+        write_file(directory, registry.file_name(criu), b"")
 
 
 def left(*, remove: bool) -> list[str]:
     """The notes for those that have ended, by their path; removed with `remove`. Raises UsageError."""
     with in_run_directory(_KIND) as directory:
         return registry.sweep(directory, _KIND, remove=remove)
-
-
-def _name(criu: TaskKey) -> str:
-    return f"{criu.pid}-{criu.starttime}"

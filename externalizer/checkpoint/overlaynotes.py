@@ -38,14 +38,14 @@ def store(pid: int, plan: Plan) -> None:
     ]
     with in_run_directory(_KIND) as directory:
         registry.sweep(directory, _KIND)
-        name = f"{pid}-{procfs.stat(pid).starttime}"
+        name = registry.file_name(TaskKey(pid, procfs.starttime(pid)))
         safefs.write_file(directory, name, msgspec.json.encode(notes))
 
 
 def of(root: TaskKey) -> dict[tuple[int, tuple[str, ...]], OverlayPlan]:
     """What is noted of the tree of this root, by device and options. Raises UsageError."""
     with in_run_directory(_KIND) as directory:
-        raw = registry.read(directory, f"{root.pid}-{root.starttime}")
+        raw = registry.read(directory, registry.file_name(root))
     notes = [] if raw is None else msgspec.json.decode(raw, type=list[Note])
     return {(note.dev, note.options): note.overlay for note in notes}
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from externalizer.checkpoint import adapted, installation, mountpoints, preflight, runfile, staging
+from externalizer.checkpoint import adapted, installation, mountpoints, pidfile, preflight, runfile, staging
 from externalizer.checkpoint.artifacts import stored_plan
 from externalizer.checkpoint.dump import check_scripts, script_variables
 from externalizer.checkpoint.outcome import explained
@@ -71,7 +71,8 @@ def restore(images: bytes, criu: Criu, options: Options, *, progress: Callable[[
             userns.share(dirfd)
         with adapted.written(dirfd, plan, options.wishes) as variables:
             try:
-                pid = _run(dirfd, images, criu, options, plan, variables, progress)
+                with pidfile.awaited() as file:
+                    pid = _run(dirfd, images, criu, options, plan, variables, file, progress)
             finally:
                 staging.remove(plan)  # what a criu that failed has left
         return Running(pid, any(one.target == "stdout" for one in plan.descriptors))
@@ -146,12 +147,12 @@ def _run(
     options: Options,
     plan: model.Plan,
     variables: Mapping[str, str],
+    root_pid: pidfile.PidFile,
     progress: Callable[[str], None],
 ) -> int:
     progress(f"criu {'.'.join(map(str, criu.version))} restores {plan.target.comm} from {printable(images)}")
-    pidfile = f"restored-{os.getpid()}.pid"
     words = [
-        "restore", "-d", "-D", f"/proc/self/fd/{dirfd}", "-o", LOG, "-v3", "--pidfile", pidfile,
+        "restore", "-d", "-D", f"/proc/self/fd/{dirfd}", "-o", LOG, "-v3", "--pidfile", root_pid.path,
     ]  # fmt: skip
     words += ["--shell-job"] if options.shell_job and not plan.policy.shell_job else []
     words += ["--tcp-established"] if options.tcp_established else []
@@ -170,20 +171,17 @@ def _run(
                 criu,
                 [*words, "--config", file.path, *further, *options.passed_on],
                 variables={**file.variables, **variables},
-                on_interrupt=_on_interrupt(dirfd, pidfile),
+                on_interrupt=_on_interrupt(root_pid),
                 pass_fds=[dirfd],
                 keep_terminal=options.shell_job or plan.policy.shell_job,
                 keep_stdin=any(one.target == "stdin" for one in plan.descriptors),
                 watch=lambda: following(dirfd, LOG, file.secret, progress),
             )
         if status == 0:
-            return _restored_pid(dirfd, pidfile)
+            return root_pid.read()
     except command.Interrupted:
         _end_remains(others, grace=0)
         raise
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(pidfile, dir_fd=dirfd)
     _end_remains(others, grace=_REAP_SECONDS if status > 0 else 0)
     raise explained(
         "criu restore", status, logs.read(dirfd, LOG, file.secret, shell_word(images)),
@@ -192,21 +190,15 @@ def _run(
     )  # fmt: skip
 
 
-def _on_interrupt(dirfd: int, pidfile: str) -> command.OnInterrupt:
+def _on_interrupt(root_pid: pidfile.PidFile) -> command.OnInterrupt:
     """Let criu notice that its tasks have ended: it then removes what it made for their mounts."""
 
     def then(criu_pid: int) -> command.Then:
-        # criu writes the pidfile when all is restored, just before the tasks run: it is too late then.
-        if pidfile in os.listdir(dirfd):
+        if root_pid.is_written():  # it is too late then
             return command.Then.LEAVE
         return command.Then.FAILS if command.end_children(criu_pid) else command.Then.ASK_AGAIN
 
     return then
-
-
-def _restored_pid(dirfd: int, pidfile: str) -> int:
-    with open(os.open(pidfile, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd), "rb") as file:
-        return int(file.read())
 
 
 def _become_subreaper() -> None:

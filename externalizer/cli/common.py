@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from externalizer.criu.provide.find import Criu, Origin, find
-from externalizer.errors import UsageError
+from externalizer.errors import ExitCode, ExternalizerError, UsageError
+from externalizer.kernel import safefs
 from externalizer.model.text import printable
 
 _PID_MAX = 1 << 22  # PID_MAX_LIMIT of 64-bit kernels, proc_sys_kernel(5)
@@ -69,6 +71,18 @@ def note(message: str) -> None:
     print(f"externalize: {message}", file=sys.stderr, flush=True)
 
 
+def reported(work: Callable[[], int]) -> int:
+    """The exit code of `work`; an error that users meet becomes one line on stderr and its code."""
+    try:
+        return work()
+    except ExternalizerError as error:
+        print(f"externalize: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("externalize: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+
+
 def find_criu(explicit: str | None) -> Criu:
     """Find a working criu; warn where one that the user named was passed over. Raises as `find.find`."""
     found = find(explicit, os.environ)
@@ -77,6 +91,26 @@ def find_criu(explicit: str | None) -> Criu:
             named = printable(os.fsencode(each.path))
             note(f"{named} ({each.origin.value}) is passed over: {each.problem}; using {found.path}")
     return found
+
+
+def check_pidfile(pidfile: str | None) -> None:
+    """Look now for what would be in the way only when the tree runs already. Raises UsageError."""
+    if pidfile is None:
+        return
+    path = os.path.abspath(pidfile)
+    if os.path.isdir(path) or not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+        raise UsageError(
+            f"the pidfile {printable(os.fsencode(pidfile))} can't be written",
+            why="it is a directory, or is in one that does not exist or can't be written to",
+            hint="give the path of a file",
+        )
+
+
+def write_pidfile(pidfile: str | None, pid: int) -> None:
+    """Write it at once, whole, if one is wanted. Raises OSError."""
+    if pidfile:
+        directory, name = os.path.split(os.path.abspath(pidfile))
+        safefs.write_file(directory, name, f"{pid}\n".encode(), 0o644)
 
 
 def check_directory_name(raw: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from externalizer.checkpoint import attempts
@@ -10,6 +11,7 @@ from externalizer.checkpoint import dump as checkpoint
 from externalizer.cli import common, policies
 from externalizer.criu.provide.find import Criu
 from externalizer.errors import ExitCode, NoAccess, Unsupported
+from externalizer.launch import entering
 from externalizer.model import plan as model
 from externalizer.model.text import printable, shell_word
 from externalizer.scan import native
@@ -46,6 +48,29 @@ def run(args: argparse.Namespace) -> int:
         freeze=args.freeze,
     )
     images = common.check_directory_name(args.images_dir)
+    if entering.needed(args.pid):
+        return _elsewhere(args, images, options)
+    return _dump(args, images, options)
+
+
+def _elsewhere(args: argparse.Namespace, images: bytes, options: checkpoint.Options) -> int:
+    """The dump of a tree in another pid namespace, whose init is not in the tree."""
+    outside = native.check_target(args.pid)
+    images = os.path.abspath(images)
+
+    def there(pid: int) -> int:
+        common.note(f"process {args.pid} is dumped from within its own pid namespace, as pid {pid}")
+        return _dump(argparse.Namespace(**{**vars(args), "pid": pid}), images, options)
+
+    try:
+        return entering.run_there(args.pid, images, there, common.reported)
+    except entering.Killed as killed:
+        _tell(args, images, checkpoint.finished_although_killed(outside, images, killed.number))
+        common.note("the tree's pid namespace has ended with it")
+        return ExitCode.OK
+
+
+def _dump(args: argparse.Namespace, images: bytes, options: checkpoint.Options) -> int:
     try:
         plan = checkpoint.dump(args.pid, images, _criu(args), options, progress=common.note)
     except checkpoint.PlanRefused as refused:
@@ -56,12 +81,16 @@ def run(args: argparse.Namespace) -> int:
         after = f" after {refused.attempts} attempts" if refused.attempts > 1 else ""
         common.note(f"refused{after}; the process runs on untouched")
         return ExitCode.REFUSED
+    _tell(args, images, plan)
+    return ExitCode.OK
+
+
+def _tell(args: argparse.Namespace, images: bytes, plan: model.Plan) -> None:
     if args.json:
         sys.stdout.write(model.to_json(plan).decode())
     else:
         _show(plan)
         print(f"dumped into {printable(images)}; restore with: externalize restore -D {shell_word(images)}")
-    return ExitCode.OK
 
 
 def _retries(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from externalizer import __version__
 from externalizer.cli import common
-from externalizer.errors import ExitCode, ExternalizerError, UsageError
+from externalizer.errors import UsageError
 
 COMMANDS = ("plan", "check", "dump", "restore", "explain", "kept", "cleanup", "version", "demo")
 
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def split_passed_on(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split at the first `--`: what follows is for criu."""
+    """Split at the first `--`: what follows is for criu, or is the command of `run`."""
     words = list(argv)
     if "--" not in words:
         return words, []
@@ -60,22 +60,15 @@ def split_passed_on(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def main(argv: Sequence[str]) -> int:
     """Run one command. Returns the exit code; never raises for what a user can cause."""
     ours, passed_on = split_passed_on(with_command(argv))
-    try:
+
+    def work() -> int:
         args = parser().parse_args(ours)
         args.passed_on = passed_on
-        if passed_on and args.command not in ("dump", "restore"):
+        if passed_on and args.command not in ("dump", "restore", "run"):
             raise UsageError(f"`externalize {args.command}` passes nothing to criu, but words follow `--`")
         return int(args.run(args))
-    except ExternalizerError as error:
-        _explain(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("externalize: interrupted", file=sys.stderr)
-        return ExitCode.INTERRUPTED
 
-
-def _explain(error: ExternalizerError) -> None:
-    print(f"externalize: {error}", file=sys.stderr)
+    return common.reported(work)
 
 
 def run() -> None:

@@ -10,9 +10,8 @@ import sys
 
 from externalizer.checkpoint import adapted, mountmaps, pairs
 from externalizer.checkpoint import restore as checkpoint
-from externalizer.cli import common, policies
+from externalizer.cli import common, pidns, policies
 from externalizer.errors import ExitCode, UsageError
-from externalizer.kernel import safefs
 from externalizer.model.text import printable, shell_word, socket_name, to_bytes
 from externalizer.settings import mapfile
 
@@ -25,6 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="return as soon as the tree runs; default: wait until its root has ended",
     )  # fmt: skip
     parser.add_argument("--pidfile", metavar="FILE", help="write the root's pid here")
+    parser.add_argument(
+        "--pidns", action="store_true",
+        help="in a new pid namespace, with /proc and mounts of its own: there no pid is taken",
+    )  # fmt: skip
     parser.add_argument(
         "--root", metavar="DIR", help="root file system of the tree; default: where it was at the dump"
     )
@@ -84,21 +87,24 @@ def run(args: argparse.Namespace) -> int:
     images = common.check_directory_name(args.images_dir)
     if args.write_conf is not None:
         return _write_conf(args, images, options)
-    _check_pidfile(args.pidfile)
-    tree = checkpoint.restore(images, common.find_criu(args.criu), options, progress=common.note)
-    pid = tree.pid
-    if args.pidfile:
-        directory, name = os.path.split(os.path.abspath(args.pidfile))
-        safefs.write_file(directory, name, f"{pid}\n".encode(), 0o644)
-    # What the tree writes there is not mixed with words of ours.
-    out = sys.stderr if tree.has_stdout else sys.stdout
-    if args.json:
-        print(json.dumps({"pid": pid}), flush=True, file=out)
-    else:
-        print(f"restored, the tree's root is pid {pid}", flush=True, file=out)
-    if args.restore_detached:
-        return ExitCode.OK
-    return _wait(pid)
+    common.check_pidfile(args.pidfile)
+    criu = common.find_criu(args.criu)
+
+    def restored() -> checkpoint.Running:
+        return checkpoint.restore(images, criu, options, progress=common.note)
+
+    def tell(tree: checkpoint.Running) -> None:
+        common.write_pidfile(args.pidfile, tree.pid)
+        # What the tree writes there is not mixed with words of ours.
+        out = sys.stderr if tree.has_stdout else sys.stdout
+        told = json.dumps({"pid": tree.pid}) if args.json else f"restored, the tree's root is pid {tree.pid}"
+        print(told, flush=True, file=out)
+
+    if args.pidns:
+        return pidns.restore(args, images, restored, tell)
+    tree = restored()
+    tell(tree)
+    return ExitCode.OK if args.restore_detached else _wait(tree.pid)
 
 
 def _write_conf(args: argparse.Namespace, images: bytes, options: checkpoint.Options) -> int:
@@ -106,7 +112,7 @@ def _write_conf(args: argparse.Namespace, images: bytes, options: checkpoint.Opt
     for given, option in (
         (args.restore_detached, "-d"), (args.pidfile, "--pidfile"), (args.shell_job, "--shell-job"),
         (args.tcp_established, "--tcp-established"), (args.action_script, "--action-script"),
-        (args.passed_on, "--"),
+        (args.passed_on, "--"), (args.pidns, "--pidns"),
     ):  # fmt: skip
         if given:
             raise UsageError(f"{option} has no effect with --write-conf", hint="give it to that criu")
@@ -156,19 +162,6 @@ def _socket_map(text: str) -> tuple[bytes, bytes]:
         return adapted.parse_map(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _check_pidfile(pidfile: str | None) -> None:
-    """Look now for what would be in the way only when the tree runs already."""
-    if pidfile is None:
-        return
-    path = os.path.abspath(pidfile)
-    if os.path.isdir(path) or not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
-        raise UsageError(
-            f"the pidfile {printable(os.fsencode(pidfile))} can't be written",
-            why="it is a directory, or is in one that does not exist or can't be written to",
-            hint="give the path of a file",
-        )
 
 
 def _wait(pid: int) -> int:

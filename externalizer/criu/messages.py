@@ -100,6 +100,13 @@ _SCHEMA: dict[str, list[tuple[str, str, str, int]]] = {
         ("o", "uint32", "master_id", 11),
         ("o", "bytes", "ext_key", 18),
     ],
+    "pstree_entry": [
+        ("r", "uint32", "pid", 1),
+        ("r", "uint32", "ppid", 2),
+        ("r", "uint32", "pgid", 3),
+        ("r", "uint32", "sid", 4),
+        ("*", "uint32", "threads", 5),
+    ],
     "fdinfo_entry": [("r", "uint32", "id", 1), ("r", "uint32", "type", 3)],
     "uid_gid_extent": [
         ("r", "uint32", "first", 1),
@@ -155,6 +162,7 @@ FileEntry: Any = _CLASSES["file_entry"]
 SkPacketEntry: Any = _CLASSES["sk_packet_entry"]
 TtyInfoEntry: Any = _CLASSES["tty_info_entry"]
 PipeDataEntry: Any = _CLASSES["pipe_data_entry"]
+PstreeEntry: Any = _CLASSES["pstree_entry"]
 FdinfoEntry: Any = _CLASSES["fdinfo_entry"]
 MntEntry: Any = _CLASSES["mnt_entry"]
 NetnsEntry: Any = _CLASSES["netns_entry"]

@@ -10,7 +10,8 @@ import ctypes
 import errno
 import os
 
-MS_NOSUID, MS_NODEV = 2, 4
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_REC = 1 << 14
 AT_EMPTY_PATH = 0x1000
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19

@@ -6,6 +6,7 @@ of the program keeps its namespaces. Descriptors that the work opens stay usable
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -14,17 +15,18 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from externalizer.errors import NoAccess
+from externalizer.errors import NoAccess, TargetGone
 from externalizer.kernel import procfs
 
 T = TypeVar("T")
 
 CLONE_FS = 0x00000200  # <linux/sched.h>
 CLONE_NEWNS = 0x00020000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
-_CLONE_NEWPID = 0x20000000
 _NS_GET_NSTYPE = 0xB703  # <linux/nsfs.h>
-KINDS = {"mnt": CLONE_NEWNS, "net": CLONE_NEWNET}
+KINDS = {"mnt": CLONE_NEWNS, "net": CLONE_NEWNET, "pid": CLONE_NEWPID}
+INITIAL_PID = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h: the inode of the first pid namespace
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -60,7 +62,32 @@ def kind_of(fd: int) -> str:
         found = fcntl.ioctl(opened, _NS_GET_NSTYPE)
     finally:
         os.close(opened)
-    return next((kind for kind, flag in {**KINDS, "pid": _CLONE_NEWPID}.items() if flag == found), "")
+    return next((kind for kind, flag in KINDS.items() if flag == found), "")
+
+
+def inhabited(kind: str) -> frozenset[int]:
+    """Inode numbers of the namespaces of all processes that we see."""
+    found = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(TargetGone, OSError):
+                found.add(inode(int(name), kind))
+    return frozenset(found)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2), for good; a new pid namespace is that of our next child. Raises NoAccess, OSError."""
+    try:
+        _call("unshare", flags)
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+        raise NoAccess("may not make a namespace", hint="this needs CAP_SYS_ADMIN") from None
+
+
+def enter(kind: str, fd: int) -> None:
+    """setns(2), for good; a pid namespace is that of children made from then on. Raises NoAccess, OSError."""
+    _enter(kind, fd)
 
 
 def run_in(namespaces: dict[str, int], work: Callable[[], T]) -> T:
