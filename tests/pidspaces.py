@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from puppets import Checkpoint, Puppet, alive, gone, until, wait_gone
-from victims import children, status
+from victims import below, status
 
 DEEPER = ("unshare", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child")
 
@@ -101,7 +101,7 @@ class Below:
         found: list[int] = []
 
         def look() -> bool:
-            found[:] = [pid for pid in _all_below(self._process.pid) if numbers(pid)[-1] == numbers_end]
+            found[:] = [pid for pid in below(self._process.pid) if numbers(pid)[-1] == numbers_end]
             return bool(found)
 
         until(look, f"there is no {numbers_end} below")
@@ -114,9 +114,3 @@ class Below:
     def end(self) -> None:
         self._process.kill()
         self._process.communicate()
-
-
-def _all_below(pid: int) -> Iterator[int]:
-    for child in children(pid):
-        yield child
-        yield from _all_below(child)

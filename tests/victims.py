@@ -54,7 +54,7 @@ class Started:
 
     def criu(self) -> int:
         """The pid of its criu, as soon as it dumps or restores."""
-        return wait_for(lambda: _first(children(self.pid), lambda pid: b"--config" in cmdline(pid)))
+        return wait_for(lambda: _first(list(below(self.pid)), lambda pid: b"--config" in cmdline(pid)))
 
     def hook(self, stage: str) -> tuple[int, int]:
         """The pids of the native stub and of its Python, as soon as they run at this stage."""
@@ -152,17 +152,18 @@ class Holdable:
 
 def held(above: int) -> int:
     """The pid of the process below `above` that has stopped itself: criu, or a task that it restores."""
-    return wait_for(lambda: _first(list(_below(above)), _is_held))
+    return wait_for(lambda: _first(list(below(above)), _is_held))
 
 
 def _is_held(pid: int) -> bool:
     return _read(pid, "comm") == b"held\n" and status(pid, "State").startswith("T")
 
 
-def _below(pid: int) -> Iterator[int]:
+def below(pid: int) -> Iterator[int]:
+    """All descendants of a process."""
     for child in children(pid):
         yield child
-        yield from _below(child)
+        yield from below(child)
 
 
 class Health:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -111,6 +112,13 @@ def write_pidfile(pidfile: str | None, pid: int) -> None:
     if pidfile:
         directory, name = os.path.split(os.path.abspath(pidfile))
         safefs.write_file(directory, name, f"{pid}\n".encode(), 0o644)
+
+
+def remove_pidfile(pidfile: str | None) -> None:
+    """What was to have this pid does not run."""
+    if pidfile:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(pidfile)
 
 
 def check_directory_name(raw: str) -> bytes:

@@ -14,7 +14,7 @@ from externalizer import __version__
 from externalizer.cli import common
 from externalizer.errors import UsageError
 
-COMMANDS = ("plan", "check", "dump", "restore", "explain", "kept", "cleanup", "version", "demo")
+COMMANDS = ("plan", "check", "dump", "restore", "run", "explain", "kept", "cleanup", "version", "demo")
 
 
 def _modules() -> dict[str, Any]:

@@ -94,7 +94,6 @@ def run(args: argparse.Namespace) -> int:
         return checkpoint.restore(images, criu, options, progress=common.note)
 
     def tell(tree: checkpoint.Running) -> None:
-        common.write_pidfile(args.pidfile, tree.pid)
         # What the tree writes there is not mixed with words of ours.
         out = sys.stderr if tree.has_stdout else sys.stdout
         told = json.dumps({"pid": tree.pid}) if args.json else f"restored, the tree's root is pid {tree.pid}"
@@ -103,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if args.pidns:
         return pidns.restore(args, images, restored, tell)
     tree = restored()
+    common.write_pidfile(args.pidfile, tree.pid)
     tell(tree)
     return ExitCode.OK if args.restore_detached else _wait(tree.pid)
 

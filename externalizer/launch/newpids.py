@@ -30,10 +30,10 @@ class Started(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """What runs in the new namespace, not released yet. `pid` as we count, `inner` as it counts itself."""
+    """What runs in the new namespace, not released yet: its pid as we count, a pidfd of it."""
 
     pid: int
-    inner: int
+    pidfd: int
     has_stdout: bool
     _init: int
     _channel: socket.socket
@@ -139,11 +139,8 @@ def _launched(pid: int, channel: socket.socket) -> Launched:
         finally:
             os.close(worker)
         if message.startswith(_STARTED):
-            inner, has_stdout = json.loads(message[len(_STARTED) :])
-            try:
-                return Launched(_pid_of(root), inner, has_stdout, pid, channel)
-            finally:
-                os.close(root)
+            _, has_stdout = json.loads(message[len(_STARTED) :])
+            return Launched(_pid_of(root), root, has_stdout, pid, channel)
     if message.startswith(init.FAILED):
         _raise_again(json.loads(message[len(init.FAILED) :]))
     raise RestoreFailed("what should start in the new pid namespace was killed", why="nothing runs there")
