@@ -1,26 +1,52 @@
-"""Where, in a new pid namespace, the numbers of criu and of ours are not in the way of the tree's."""
+"""What a new pid namespace for these images has to be like."""
 
 from __future__ import annotations
 
 import itertools
 import os
+from typing import NamedTuple
 
+from externalizer.checkpoint.artifacts import stored_plan
 from externalizer.criu import pstree
+from externalizer.criu.images import ImageDamaged
+from externalizer.errors import RestoreFailed
 from externalizer.kernel.privatedir import open_private_directory
+from externalizer.model.descriptor import STDIO
 
 _RESERVED = 300  # RESERVED_PIDS, kernel/pid.c: where numbers begin again after the last one
 
 
-def first_free(images: bytes) -> int:
-    """The first number of the longest run of them that nothing in the images has.
+class Needs(NamedTuple):
+    """`first`: from where on criu and our own processes have numbers that nothing in the images has.
 
-    Raises UsageError, ImageDamaged.
+    `shell_job`: the tree is of a shell's session; `stdio`: it gets one of the command's standard descriptors.
+    """
+
+    first: int = 0
+    shell_job: bool = False
+    stdio: bool = False
+
+
+def needs(images: bytes) -> Needs:
+    """Of images; of those without a plan, which no restore takes, nothing.
+
+    Raises UsageError, RestoreFailed.
     """
     dirfd = open_private_directory(images, create=False)
     try:
-        entries = pstree.read(dirfd)
+        plan = stored_plan(dirfd)
+        if plan is None:
+            return Needs()
+        stdio = any(one.target in STDIO for one in plan.descriptors)
+        return Needs(_first_free(pstree.read(dirfd)), plan.policy.shell_job, stdio)
+    except ImageDamaged as error:
+        raise RestoreFailed(error.what, why=error.why, hint=error.hint) from error
     finally:
         os.close(dirfd)
+
+
+def _first_free(entries: list[pstree.Entry]) -> int:
+    """The first number of the longest run of them that nothing in the images has."""
     with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
         end = int(file.read())
     numbers = {each for one in entries for each in one.numbers if _RESERVED < each < end}

@@ -7,19 +7,18 @@ too: a criu that has ended the tree may still have to finish its images, and wou
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
 import socket
-import termios
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from externalizer.errors import TargetGone
 from externalizer.kernel import mountcalls, pidfd, procfs
 from externalizer.kernel.privatedir import RUN_BASE, run_directory
-from externalizer.launch import forking, mounts
+from externalizer.launch import forking, mounts, terminal
+from externalizer.launch.terminal import Slave
 
 READY, GO, RELEASE, RELEASED = b"ready", b"go", b"release", b"released"
 STATUS, FAILED = b"status ", b"failed "
@@ -28,12 +27,12 @@ STATUS, FAILED = b"status ", b"failed "
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """How the namespace is to be: from which number on processes are counted, 0 = from the first; which
-    directories below /run/externalizer are its own; the terminal that becomes its session's, if any.
+    directories below /run/externalizer are its own; the terminal that it has, if any.
     """
 
     first: int = 0
     private: tuple[str, ...] = ()
-    terminal: int | None = None
+    terminal: Slave | None = None
 
 
 def run(channel: socket.socket, wishes: Wishes, start: Callable[[socket.socket], int]) -> int:
@@ -47,14 +46,14 @@ def run(channel: socket.socket, wishes: Wishes, start: Callable[[socket.socket],
     if channel.recv(16) != GO:  # it had ended before we could ask for our end
         return 1
     os.setsid()  # a session leader outside of the namespace would be session 0, which criu can't dump
-    if wishes.terminal is not None:
-        fcntl.ioctl(wishes.terminal, termios.TIOCSCTTY, 0)
     _own_mounts(wishes.private)
+    slave = wishes.terminal
+    fd = -1 if slave is None else terminal.take(slave)
     if wishes.first:
         with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
             file.write(str(wishes.first - 1))
     reader, writer = os.pipe()
-    worker = forking.child(lambda: _work(channel, start, writer))
+    worker = forking.child(lambda: _work(lambda: start(channel), writer, slave, fd))
     os.close(writer)
     _hold_nothing_but({channel.fileno(), reader})
     _reap_until(worker)
@@ -70,9 +69,11 @@ def run(channel: socket.socket, wishes: Wishes, start: Callable[[socket.socket],
     return 0
 
 
-def _work(channel: socket.socket, start: Callable[[socket.socket], int], writer: int) -> int:
+def _work(start: Callable[[], int], writer: int, slave: Slave | None, terminal_fd: int) -> int:
+    for fd in slave.fds if slave else ():
+        os.dup2(terminal_fd, fd)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.write(writer, str(start(channel)).encode())
+    os.write(writer, str(start()).encode())
     return 0
 
 

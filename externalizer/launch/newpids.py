@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from externalizer.errors import ExitCode, ExternalizerError, RestoreFailed, Unsu
 from externalizer.kernel import namespaces, pidfd, procfs
 from externalizer.launch import forking, init
 from externalizer.launch.init import Wishes
+from externalizer.launch.terminal import Relay
 
 _LIMIT = 1 << 16  # bytes of a message
 _WORKER, _STARTED = b"worker", b"started"
@@ -51,6 +53,10 @@ class Launched:
         _end(self._init)
         self._channel.close()
 
+    def fileno(self) -> int:
+        """Readable when `wait` returns at once."""
+        return self._channel.fileno()
+
     def wait(self) -> int:
         """The exit status of `pid` in shell's terms; 137 if the namespace was killed."""
         message = self._channel.recv(_LIMIT)
@@ -59,8 +65,10 @@ class Launched:
         return forking.status_of(int(message[len(init.STATUS) :]))
 
 
-def launch(start: Callable[[], Started], wishes: Wishes) -> Launched:
+def launch(start: Callable[[], Started], wishes: Wishes, relay: Relay | None = None) -> Launched:
     """Call `start` in a process of a new pid namespace; what it made becomes a child of that one's init.
+
+    What is written to the terminal of `relay` meanwhile is shown.
 
     Raises what `start` raised, NoAccess, Unsupported, RestoreFailed where it was killed, and
     KeyboardInterrupt, which `start` gets as well: it has to clean up. Whatever the reason, nothing runs then.
@@ -84,7 +92,7 @@ def launch(start: Callable[[], Started], wishes: Wishes) -> Launched:
     pid = forking.child_in(lambda: namespaces.unshare(namespaces.CLONE_NEWPID), as_init)
     theirs.close()
     try:
-        return _launched(pid, ours)
+        return _launched(pid, ours, relay)
     except BaseException:
         _end(pid)
         ours.close()
@@ -128,14 +136,14 @@ def _failure(error: BaseException) -> bytes:
     return init.FAILED + json.dumps(short).encode()
 
 
-def _launched(pid: int, channel: socket.socket) -> Launched:
+def _launched(pid: int, channel: socket.socket, relay: Relay | None) -> Launched:
     if channel.recv(16) != init.READY:
         raise RestoreFailed("the init of the new pid namespace has ended", why="nothing runs there")
     channel.send(init.GO)
-    message, worker = _received(channel, None)
+    message, worker = _received(channel, None, relay)
     if message == _WORKER:
         try:
-            message, root = _received(channel, worker)
+            message, root = _received(channel, worker, relay)
         finally:
             os.close(worker)
         if message.startswith(_STARTED):
@@ -146,10 +154,12 @@ def _launched(pid: int, channel: socket.socket) -> Launched:
     raise RestoreFailed("what should start in the new pid namespace was killed", why="nothing runs there")
 
 
-def _received(channel: socket.socket, worker: int | None) -> tuple[bytes, int]:
+def _received(channel: socket.socket, worker: int | None, relay: Relay | None) -> tuple[bytes, int]:
     """One message and its descriptor, -1 = none; ^C goes to the worker, which is in another session."""
     while True:
         try:
+            while relay and relay.master in select.select([channel.fileno(), relay.master], [], [])[0]:
+                relay.show()
             message, fds, _, _ = socket.recv_fds(channel, _LIMIT, 1)
             return message, fds[0] if fds else -1
         except KeyboardInterrupt:
