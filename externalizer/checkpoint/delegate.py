@@ -35,7 +35,7 @@ def start(criu: TaskKey, work: Work) -> None:
         Pidfd.open(*criu) as watched,
     ):
         registry.sweep(directory, _KIND)
-        listener.bind(f"/proc/self/fd/{directory}/{_name(criu)}")
+        listener.bind(f"/proc/self/fd/{directory}/{registry.file_name(criu)}")
         listener.listen(4)
         if not os.fork():
             _serve(directory, listener, watched, work)
@@ -48,7 +48,7 @@ def ask(criu: TaskKey, stage: str, pid: str) -> int:
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection,
     ):
         try:
-            connection.connect(f"/proc/self/fd/{directory}/{_name(criu)}")
+            connection.connect(f"/proc/self/fd/{directory}/{registry.file_name(criu)}")
             connection.send(f"{stage} {pid}".encode())
             answer = connection.recv(_LONGEST)
         except OSError:
@@ -78,7 +78,7 @@ def _serve(directory: int, listener: socket.socket, criu: Pidfd, work: Work) -> 
         while _next(listener, criu):
             with contextlib.suppress(OSError):  # the hook that asked has been ended
                 _answer(listener, criu.key, work)
-        os.unlink(_name(criu.key), dir_fd=directory)
+        os.unlink(registry.file_name(criu.key), dir_fd=directory)
     finally:
         os._exit(0)
 
@@ -94,7 +94,3 @@ def _answer(listener: socket.socket, criu: TaskKey, work: Work) -> None:
     with connection:
         stage, _, pid = connection.recv(_LONGEST).decode("ascii", "replace").partition(" ")
         connection.send(str(work(criu, stage, pid)).encode())
-
-
-def _name(criu: TaskKey) -> str:
-    return f"{criu.pid}-{criu.starttime}"

@@ -48,8 +48,8 @@ def forget(target: TaskKey) -> None:
 
 
 def file_name(key: TaskKey) -> str:
-    """The name of a file below /run/externalizer that is about a process."""
-    namespace = namespaces.own_inode("pid")
+    """The name of a file below /run/externalizer that is about a process, by its number in our /proc."""
+    namespace = namespaces.of_proc()
     return f"{key.pid}-{key.starttime}" + ("" if namespace == namespaces.INITIAL_PID else f"-{namespace}")
 
 
@@ -75,7 +75,7 @@ def sweep(directory: int, kind: str, *, remove: bool = True) -> list[str]:
     Of another pid namespace's only where that has ended, which is seen from the first one alone.
     """
     found = []
-    own, seen = namespaces.own_inode("pid"), None
+    own, seen = namespaces.of_proc(), None
     for match in filter(None, map(_NAME.match, os.listdir(directory))):
         namespace = int(match[3] or namespaces.INITIAL_PID)
         if namespace == own:

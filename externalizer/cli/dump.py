@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         freeze=args.freeze,
     )
     images = common.check_directory_name(args.images_dir)
-    if entering.needed(args.pid):
+    if not any(name.startswith("pid") for name in options.policy.namespaces) and entering.needed(args.pid):
         return _elsewhere(args, images, options)
     return _dump(args, images, options)
 

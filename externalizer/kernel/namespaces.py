@@ -65,6 +65,18 @@ def kind_of(fd: int) -> str:
     return next((kind for kind, flag in KINDS.items() if flag == found), "")
 
 
+def of_proc() -> int:
+    """Inode number of the pid namespace whose numbers /proc shows: that of its process 1.
+
+    Not always ours: criu, and with it our hook, enters one and keeps its mounts. Where process 1 may not be
+    looked into it is taken to be ours.
+    """
+    try:
+        return inode(1, "pid")
+    except PermissionError:
+        return own_inode("pid")
+
+
 def inhabited(kind: str) -> frozenset[int]:
     """Inode numbers of the namespaces of all processes that we see."""
     found = set()

@@ -11,7 +11,7 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from externalizer.errors import Refused, TargetGone
@@ -19,6 +19,7 @@ from externalizer.kernel import namespaces, procfs
 from externalizer.kernel.pidfd import Pidfd
 from externalizer.launch import forking, mounts
 from externalizer.model.text import printable
+from externalizer.scan import sharers
 
 
 class Killed(Exception):
@@ -39,14 +40,34 @@ class _There(NamedTuple):
 
 
 def needed(pid: int) -> bool:
-    """Whether the tree of `pid` lives in another pid namespace than ours, without that one's init.
+    """Whether the tree of `pid` lives in another pid namespace than ours that is there for it alone.
 
-    Raises TargetGone. False where that can't be read: then nothing can be dumped either.
+    Then its root is a child of that one's init, and nobody else is there: a namespace that the tree has only
+    joined goes on without it, and is handed over. Raises TargetGone. False where that can't be read: then
+    nothing can be dumped.
     """
     try:
-        return namespaces.inode(pid, "pid") != namespaces.own_inode("pid") and _inner(pid) != 1
+        namespace = namespaces.inode(pid, "pid")
+        if namespace == namespaces.own_inode("pid") or _inner(pid) == 1:
+            return False
+        parents: dict[int, int] = {}
+        for each in sharers.outside("pid", namespace, frozenset()):
+            with contextlib.suppress(TargetGone):
+                parents[each] = procfs.stat(each).ppid
+        init = procfs.stat(pid).ppid
+        if init not in parents or _inner(init) != 1:
+            return False
     except PermissionError:
         return False
+    return all(each == init or _is_below(each, pid, parents) for each in parents)
+
+
+def _is_below(pid: int, root: int, parents: Mapping[int, int]) -> bool:
+    seen: set[int] = set()
+    while pid in parents and pid != root and pid not in seen:
+        seen.add(pid)
+        pid = parents[pid]
+    return pid == root
 
 
 def run_there(
@@ -108,12 +129,10 @@ def _inner(pid: int) -> int:
 
 
 def _init_of(namespace: int) -> int:
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(TargetGone, OSError):
-                if namespaces.inode(int(name), "pid") == namespace and _inner(int(name)) == 1:
-                    return int(name)
-    raise TargetGone("the pid namespace has no init any more", why="it ends with it")
+    init = sharers.init_among(sharers.outside("pid", namespace, frozenset()))
+    if init is None:
+        raise TargetGone("the pid namespace has no init any more", why="it ends with it")
+    return init.pid
 
 
 def _end_with(reader: int) -> None:

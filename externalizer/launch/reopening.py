@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 
-from externalizer.kernel import descriptions
+from externalizer.kernel import kcmp
 
 _MEMORY_DEVICES = 1  # Documentation/admin-guide/devices.txt: null, zero, full, random
 _KEPT = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_DIRECTORY | os.O_PATH | os.O_SYNC | os.O_DIRECT
@@ -34,10 +34,11 @@ def reopen(of: Mapping[int, bytes]) -> None:
 
     What is no longer there, or is another file, stays as it is. Descriptors that shared an offset share one.
     """
+    own = os.getpid()
     done: list[tuple[int, int]] = []  # a duplicate of what was there before, and its descriptor
     for fd, path in of.items():
         with contextlib.suppress(OSError):
-            twin = next((new for old, new in done if descriptions.same(old, fd)), None)
+            twin = next((new for old, new in done if kcmp.order(own, old, own, fd) == 0), None)
             before = os.dup(fd)
             if twin is None:
                 _open_again(fd, path)
