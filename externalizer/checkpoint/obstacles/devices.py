@@ -16,7 +16,6 @@ from externalizer.model.finding import Finding
 from externalizer.model.process import FdRef
 from externalizer.model.text import printable, to_bytes
 from externalizer.rules.obstacles.devices import MISC, RULES, TUN, DeviceFacts
-from externalizer.rules.obstacles.obstacle import judge
 
 _TUNGETIFF, _TUNGETFILTER = 0x800454D2, 0x801054DB  # <linux/if_tun.h>
 _IFF_TAP = 0x0002
@@ -48,7 +47,7 @@ def look(looking: Looking) -> Iterator[Finding | None]:
             own_netns=own_netns,
             tap_filter=number == os.makedev(MISC, TUN) and _filtered(refs[0]),
         )
-        yield judge(RULES, facts, looking.subject(refs[0]), [looking.holder_of(ref) for ref in refs])
+        yield looking.judge(RULES, facts, refs)
 
 
 def _plugins(directory: str) -> frozenset[str]:

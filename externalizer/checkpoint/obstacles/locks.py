@@ -11,7 +11,6 @@ from externalizer.checkpoint.shared import named
 from externalizer.model.finding import Finding
 from externalizer.model.process import FdRef
 from externalizer.rules.obstacles.locks import RULES, LockFacts
-from externalizer.rules.obstacles.obstacle import judge
 from externalizer.scan import locks
 
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO)
@@ -39,7 +38,7 @@ def look(looking: Looking) -> Iterator[Finding | None]:
             (*named(sorted(pids - {-1})), *(["an open file description (OFD lock)"] if -1 in pids else [])),
             asked="file-locks" in looking.policy.options,
         )
-        yield judge(RULES, facts, looking.subject(refs[0]), [looking.holder_of(ref) for ref in refs])
+        yield looking.judge(RULES, facts, refs)
 
 
 def _same_file(lock: locks.Lock, ours: set[locks.Lock]) -> bool:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from externalizer.model.finding import Holder
+from externalizer.model.finding import Finding, Holder
 from externalizer.model.policy import Policy
 from externalizer.model.process import FdRef
 from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable
 from externalizer.plan.build import Installed
+from externalizer.rules.obstacles.obstacle import Obstacle, judge
+
+Facts = TypeVar("Facts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Looking:
     policy: Policy
     installed: Installed
     holder_of: Callable[[FdRef], Holder]
+    _links: dict[tuple[int, int], bytes] = field(default_factory=dict)
 
     @property
     def criu(self) -> tuple[int, ...] | None:
@@ -36,10 +41,23 @@ class Looking:
         holder = self.holder_of(ref)
         return f"{holder.comm}[{holder.pid}] fd {holder.fd} {printable(self.link(ref))}".rstrip()
 
-    @staticmethod
-    def link(ref: FdRef) -> bytes:
-        """What /proc/PID/fd says of a descriptor; empty for one that is closed by now."""
-        try:
-            return os.readlink(f"/proc/{ref.tid}/fd/{ref.fd}".encode())
-        except OSError:
-            return b""
+    def link(self, ref: FdRef) -> bytes:
+        """What /proc/PID/fd says of a descriptor, read once; empty for one that is closed by now."""
+        key = (ref.tid, ref.fd)
+        if key not in self._links:
+            try:
+                self._links[key] = os.readlink(b"/proc/%d/fd/%d" % key)
+            except OSError:
+                self._links[key] = b""
+        return self._links[key]
+
+    def judge(
+        self, rules: Sequence[Obstacle[Facts]], facts: Facts, refs: Sequence[FdRef], of: str = ""
+    ) -> Finding | None:
+        """As `obstacle.judge`, of something that descriptors are of; `of` is added to what names them.
+
+        Most are no obstacle: names are made for the others only.
+        """
+        if not any(rule.evidence(facts) for rule in rules):
+            return None
+        return judge(rules, facts, self.subject(refs[0]) + of, [self.holder_of(ref) for ref in refs])

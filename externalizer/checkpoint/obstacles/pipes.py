@@ -30,7 +30,7 @@ def look(looking: Looking) -> Iterator[Finding | None]:
             readable[ref.dev == device].add((ref.dev, ref.ino))
         if ref.dev == device:
             facts = PipeFacts(bool(info.flags & os.O_DIRECT))
-            yield judge(ONE, facts, looking.subject(ref), [looking.holder_of(ref)])
+            yield looking.judge(ONE, facts, [ref])
     for is_pipe, found in readable.items():
         kind = "pipes" if is_pipe else "fifos"
         yield judge(ALL, PipeCount(kind, len(found)), f"{kind} of the tree")

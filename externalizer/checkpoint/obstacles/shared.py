@@ -12,7 +12,6 @@ from externalizer.checkpoint.shared import named
 from externalizer.errors import TargetGone
 from externalizer.model.finding import Finding
 from externalizer.model.process import FdRef
-from externalizer.rules.obstacles.obstacle import judge
 from externalizer.rules.obstacles.shared import RULES, SharedFacts
 from externalizer.rules.obstacles.special import ANONYMOUS
 from externalizer.scan import descriptions, fdinfo
@@ -28,17 +27,15 @@ def look(looking: Looking) -> Iterator[Finding | None]:
     for ref, pids in descriptions.outside(ours, inside).items():
         key = (ref.dev, ref.ino, tuple(pids))
         # Several descriptors of one description are told once; anonymous inodes all have the same number.
-        if key in seen and stat.S_IFMT(ref.mode):
+        if (key in seen and stat.S_IFMT(ref.mode)) or _only_appends(ref):
             continue
         seen.add(key)
         facts = SharedFacts(named(pids), stat.S_ISREG(ref.mode))
-        yield judge(RULES, facts, looking.subject(ref), [looking.holder_of(ref)])
+        yield looking.judge(RULES, facts, [ref])
 
 
 def _candidates(looking: Looking) -> Iterator[FdRef]:
-    for ref in looking.snapshot.open_files((stat.S_IFREG,)):
-        if not _only_appends(ref):
-            yield ref
+    yield from looking.snapshot.open_files((stat.S_IFREG,))
     for ref in looking.snapshot.fds_on(devices()):
         if looking.link(ref).startswith(ANONYMOUS.encode()):
             yield ref
@@ -46,7 +43,9 @@ def _candidates(looking: Looking) -> Iterator[FdRef]:
 
 
 def _only_appends(ref: FdRef) -> bool:
-    """Whether the offset doesn't matter to who writes by it."""
+    """Whether it is a file whose offset doesn't matter to who writes by it."""
+    if not stat.S_ISREG(ref.mode):
+        return False
     try:
         info = fdinfo.read(ref.tid, ref.fd)
     except (TargetGone, OSError):

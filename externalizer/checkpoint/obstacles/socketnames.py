@@ -13,7 +13,6 @@ from externalizer.model.finding import Finding
 from externalizer.model.process import FdRef
 from externalizer.model.socket import FileId, SockType, UnixSocket
 from externalizer.model.text import printable
-from externalizer.rules.obstacles.obstacle import judge
 from externalizer.rules.obstacles.socketnames import RULES, NameFacts
 
 _DELETED = b" (deleted)"
@@ -27,8 +26,7 @@ def look(looking: Looking) -> Iterator[Finding | None]:
         for sock in looking.snapshot.unix_sockets():
             if sock.known and sock.holders and sock.name[:1] == b"/" and sock.ino not in external:
                 facts = _facts(pins, sock, ours)
-                holders = [looking.holder_of(ref) for ref in sock.holders]
-                yield judge(RULES, facts, looking.subject(sock.holders[0]), holders) if facts else None
+                yield looking.judge(RULES, facts, sock.holders) if facts else None
 
 
 def _facts(pins: Pins, sock: UnixSocket, ours: Container[FileId | None]) -> NameFacts | None:

@@ -70,9 +70,7 @@ def _kernel_answers() -> bool:
 
 
 def _judged(looking: Looking, pins: Pins, refs: Sequence[FdRef]) -> Iterator[Finding | None]:
-    subject = looking.subject(refs[0])
-    holders = [looking.holder_of(ref) for ref in refs]
-    family = judge(FAMILY, FamilyFacts(refs[0].family), subject, holders)
+    family = looking.judge(FAMILY, FamilyFacts(refs[0].family), refs)
     yield family
     if family is not None or refs[0].family == PACKET:
         return
@@ -86,12 +84,12 @@ def _judged(looking: Looking, pins: Pins, refs: Sequence[FdRef]) -> Iterator[Fin
             return
         try:
             if refs[0].family == NETLINK:
-                yield judge(NETLINK_RULES, _netlink(sock), subject, holders)
+                yield looking.judge(NETLINK_RULES, _netlink(sock), refs)
             else:
                 facts = _internet(sock, looking.policy.options)
-                yield judge(internet.RULES, facts, subject, holders)
+                yield looking.judge(internet.RULES, facts, refs)
         except OSError as error:
-            yield judge(FAMILY, FamilyFacts(refs[0].family, os.strerror(error.errno or 0)), subject, holders)
+            yield looking.judge(FAMILY, FamilyFacts(refs[0].family, os.strerror(error.errno or 0)), refs)
 
 
 def _internet(sock: socket.socket, asked: tuple[str, ...]) -> InternetFacts:

@@ -12,7 +12,6 @@ from externalizer.kernel import kcmp, pidfd, procfs
 from externalizer.model.finding import Finding
 from externalizer.model.process import FdRef
 from externalizer.model.text import printable
-from externalizer.rules.obstacles.obstacle import judge
 from externalizer.rules.obstacles.special import (
     ANONYMOUS,
     BPF_MAP,
@@ -34,14 +33,13 @@ def look(looking: Looking) -> Iterator[Finding | None]:
     epolls: list[FdRef] = []
     for ref in looking.snapshot.fds_on(devices()):
         link = printable(looking.link(ref))
-        subject, holders = looking.subject(ref), [looking.holder_of(ref)]
         if link.startswith(("pidfd:", f"{ANONYMOUS}[pidfd]")):
             facts = _pidfd(looking, ref)
-            yield judge(PIDFD, facts, subject, holders) if facts else None
+            yield looking.judge(PIDFD, facts, [ref]) if facts else None
         elif link.startswith(ANONYMOUS):
-            yield judge(SPECIAL, _special(link[len(ANONYMOUS) :], ref, epolls), subject, holders)
+            yield looking.judge(SPECIAL, _special(link[len(ANONYMOUS) :], ref, epolls), [ref])
         elif link:
-            yield judge(NAMESPACE, namespaces.facts(ref), subject, holders)
+            yield looking.judge(NAMESPACE, namespaces.facts(ref), [ref])
 
 
 def devices() -> frozenset[int]:

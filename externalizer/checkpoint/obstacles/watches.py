@@ -10,7 +10,6 @@ from externalizer.model.finding import Finding
 from externalizer.model.mount import Mount
 from externalizer.model.process import FdRef
 from externalizer.model.text import printable
-from externalizer.rules.obstacles.obstacle import judge
 from externalizer.rules.obstacles.watches import (
     MOUNT_MARK,
     NEEDS_PATH,
@@ -32,15 +31,14 @@ def look(looking: Looking) -> Iterator[Finding | None]:
 
 
 def _of_one(looking: Looking, ref: FdRef) -> Iterator[Finding | None]:
-    subject, holders = looking.subject(ref), [looking.holder_of(ref)]
     mounts = looking.snapshot.mounts(looking.snapshot.task(ref.tid).mnt_ns)
     marks = watches.of_descriptor(ref.tid, ref.fd)
     for mount in marks.mounts:
         inside = any(mount == each.mnt_id for each in mounts)
-        yield judge(MOUNT_MARK, MountMarkFacts(mount, inside), subject, holders)
+        yield looking.judge(MOUNT_MARK, MountMarkFacts(mount, inside), [ref])
     for watch in marks.inodes:
         facts = _facts(looking, ref.tid, watch, [each for each in mounts if each.dev == watch.dev])
-        yield judge(WATCH, facts, f"{subject} watch of inode {watch.ino}", holders)
+        yield looking.judge(WATCH, facts, [ref], f" watch of inode {watch.ino}")
 
 
 def _facts(looking: Looking, pid: int, watch: watches.Watch, mounts: list[Mount]) -> WatchFacts:
