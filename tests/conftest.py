@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from containers import Container
 from keeping import forget_all
+from provoking import Place
 from puppets import Checkpoint, Puppet, adopt_orphans
 from support import Criu, Truth, compile_program
 
@@ -108,6 +110,13 @@ def place(tmp_path: Path) -> Path:
         if path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o001:
             path.chmod(path.stat().st_mode | 0o011)
     return tmp_path
+
+
+@pytest.fixture
+def case_place(place: Path, criu_binary: str) -> Iterator[Place]:
+    """What a case of provoking works with."""
+    with contextlib.ExitStack() as stack:
+        yield Place(place, criu_binary, stack)
 
 
 @pytest.fixture

@@ -85,6 +85,7 @@ _OBSTACLES = {
     "externalizer.checkpoint.obstacles.sockets",
     "externalizer.checkpoint.obstacles.special",
     "externalizer.checkpoint.obstacles.watches", "externalizer.rules.obstacles.watches",
+    "externalizer.checkpoint.obstacles.unix_inside", "externalizer.rules.obstacles.unix_inside",
     "externalizer.scan.watches", "externalizer.checkpoint.obstacles.socketnames",
     "externalizer.rules.obstacles.socketnames",
     "externalizer.rules.obstacles",

@@ -107,6 +107,7 @@ def _finding(one: Outside, facts: DescriptorFacts, judgement: DescriptorJudgemen
         doc=judgement.rule.doc,
         holders=tuple(one.holders),
         transient=judgement.rule.transient,
+        criu=judgement.rule.criu,
     )
 
 

@@ -317,6 +317,7 @@ def _backlog_finding(
         ino=sock.ino,
         holders=tuple(holder_of(snapshot, ref) for ref in sock.holders),
         transient=verdict is Verdict.REFUSED,
+        criu="Found a closed in-flight socket" if verdict is Verdict.REFUSED else "",
     )
 
 

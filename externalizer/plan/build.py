@@ -16,7 +16,7 @@ from externalizer.plan.options import asked, merged
 from externalizer.plan.policy import choose
 from externalizer.rules.registry import Judgement, first_match
 from externalizer.rules.socket_facts import SocketFacts
-from externalizer.rules.unix_sockets import UNIX_SOCKETS, WANTED
+from externalizer.rules.unix_sockets import UNIX_SOCKETS, WANTED, criu_says
 
 HolderOf = Callable[[FdRef], Holder]
 
@@ -175,6 +175,7 @@ def _socket_finding(
         ino=facts.socket.ino,
         holders=holders,
         transient=judgement.rule.transient,
+        criu=criu_says(facts),
     )
 
 

@@ -64,6 +64,7 @@ class DescriptorRule:
     verdict: Verdict
     remedy: str = ""
     transient: bool = False
+    criu: str = ""  # what plain criu prints, empty: nothing, or another rule says it
 
     @property
     def doc(self) -> str:
@@ -179,6 +180,7 @@ def _lost(f: DescriptorFacts) -> str | None:
     return f"{_what(f)}, and {f.path} of the host's is not the same file"
 
 
+_LOOKUP = "Can't lookup mount="
 _HANDOVER = "say what to hand over at the restore: --fd {fd}={proposal}, or null, or a PATH"
 _HANDOVER_PIPE = "say what to hand over at the restore: --fd {fd}={proposal}, or null, a PATH, or hangup"
 
@@ -187,7 +189,7 @@ RULES = (
     DescriptorRule(
         "fd-terminal-session", _session, Verdict.NEEDS_CHOICE,
         "give -j (--shell-job), also to the restore, which must be started on a terminal; or start the "
-        "program by setsid(1)",
+        "program by setsid(1)", criu="Found dangling tty with sid",
     ),
     DescriptorRule(
         "fd-terminal-none", _no_terminal, Verdict.REFUSED,
@@ -212,11 +214,11 @@ RULES = (
     DescriptorRule(
         "fd-terminal", _terminal, Verdict.NEEDS_CHOICE,
         "say what terminal it gets at the restore: --fd {fd}={proposal}, and restore on a terminal; or "
-        "a PATH",
+        "a PATH", criu="Unable to find a master for",
     ),
-    DescriptorRule("fd-same-path", _same_path, Verdict.HANDLED),
-    DescriptorRule("fd-deleted", _deleted, Verdict.NEEDS_CHOICE, _HANDOVER),
-    DescriptorRule("fd-elsewhere", _lost, Verdict.NEEDS_CHOICE, _HANDOVER),
+    DescriptorRule("fd-same-path", _same_path, Verdict.HANDLED, criu=_LOOKUP),
+    DescriptorRule("fd-deleted", _deleted, Verdict.NEEDS_CHOICE, _HANDOVER, criu=_LOOKUP),
+    DescriptorRule("fd-elsewhere", _lost, Verdict.NEEDS_CHOICE, _HANDOVER, criu=_LOOKUP),
 )  # fmt: skip
 
 

@@ -15,6 +15,15 @@ from externalizer.rules.registry import Rule
 from externalizer.rules.socket_facts import SocketFacts
 
 
+def criu_says(f: SocketFacts) -> str:
+    """What plain criu prints of an external socket, as far as it is always the same; empty: nothing."""
+    if _unknown(f) or _foreign_netns(f):
+        return "Unix socket"
+    if f.unaccepted:
+        return "Non-empty write queue on an in-flight socket" if f.socket.unsent else ""
+    return "External socket is used. Consider using --ext-unix-sk option."
+
+
 def _unknown(f: SocketFacts) -> str | None:
     if not f.socket.known:
         return "no unix_diag table that could be read lists it, so its peer is unknown"

@@ -246,6 +246,11 @@ def _bound(place: Place) -> int:
         return one.detach()
 
 
+TERMINALS = {
+    "a terminal without its master": Row(DUMPS["tty-slave-alone"], "fd-terminal"),
+    "a terminal with its master": Row(Case("m, s = os.openpty()")),
+}
+
 SHARED = {
     "a file whose offset is shared": Row(Case(prepare=_given(_file(os.O_RDWR))), told=["fd-offset-shared"]),
     "a file that is shared to append": Row(Case(prepare=_given(_file(os.O_WRONLY | os.O_APPEND)))),

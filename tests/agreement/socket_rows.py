@@ -98,4 +98,39 @@ NAMES = {
     ),
 }
 
-ROWS: dict[str, Row] = {**NETLINK, **FAMILIES, **INTERNET, **NAMES}
+
+def _nameless(place: Place, puppet: Puppet) -> None:
+    """As in provoking, without an option of criu's."""
+    prepare = DUMPS["unix-nameless"].prepare
+    assert prepare is not None
+    prepare(place, puppet)
+
+
+UNIX = {
+    "half of a connection": Row(DUMPS["unix-external"], told=["unix-reconnect"]),
+    "half of a socketpair": Row(Case(prepare=_nameless), told=["unix-dgram-nameless"]),
+    "a whole socketpair": Row(Case("a, b = socket.socketpair(); a.send(b'x')")),
+    "a peer in another net namespace": Row(DUMPS["unix-without-peer"], "unix-foreign-netns"),
+    "a client in another net namespace": Row(DUMPS["unix-not-found"], "unix-foreign-netns"),
+    "a datagram socket that is connected to one without a name": Row(
+        DUMPS["unix-unreachable-peer"], "unix-unreachable-peer"
+    ),
+    "datagram sockets that are connected to a named one": Row(
+        Case(
+            "n = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); n.bind('DIR/named'); "
+            "a = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); a.connect('DIR/named')"
+        )
+    ),
+    "a client that has closed again": Row(DUMPS["unix-closed-in-flight"], "unix-backlog"),
+    "a client that waits": Row(Case(_BOUND + "s = socket.socket(socket.AF_UNIX); s.connect('DIR/s')")),
+    "a client that waits and has written": Row(DUMPS["unix-in-flight-queue"], "unix-waiting-data"),
+    "a queue with credentials": Row(DUMPS["queue-credentials"], "unix-inside-control"),
+    "an empty queue for credentials": Row(
+        Case("a, b = socket.socketpair(); b.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)")
+    ),
+    "a queue with descriptors": Row(
+        Case("a, b = socket.socketpair(); r, w = os.pipe(); socket.send_fds(a, [b'x'], [r, w])")
+    ),
+}
+
+ROWS: dict[str, Row] = {**NETLINK, **FAMILIES, **INTERNET, **NAMES, **UNIX}

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
-
 import bench
 import descriptor_rows
 import pytest
@@ -16,12 +12,6 @@ from puppets import Puppet
 pytestmark = [pytest.mark.criu, pytest.mark.agreement]
 
 ROWS = {**descriptor_rows.ROWS, **socket_rows.ROWS}
-
-
-@pytest.fixture
-def case_place(place: Path, criu_binary: str) -> Iterator[Place]:
-    with contextlib.ExitStack() as stack:
-        yield Place(place, criu_binary, stack)
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import provoking
@@ -31,12 +30,6 @@ ELSEWHERE = {
     "plugin-no-policy": "tests/criu/test_explain.py",
     "plugin": "tests/criu/test_explain.py",
 }
-
-
-@pytest.fixture
-def case_place(place: Path, criu_binary: str) -> Iterator[Place]:
-    with contextlib.ExitStack() as stack:
-        yield Place(place, criu_binary, stack)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from externalizer.checkpoint.obstacles import (
     socketnames,
     sockets,
     special,
+    unix_inside,
     watches,
 )
 from externalizer.checkpoint.obstacles.looking import Looking
@@ -29,6 +30,7 @@ _LOOKS = (
     special.look,
     watches.look,
     sockets.look,
+    unix_inside.look,
     socketnames.look,
     shared.look,
 )
