@@ -5,7 +5,7 @@
 import os
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport ENOMEM
+from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
@@ -26,6 +26,13 @@ cdef extern from "scan.h":
 
     int ez_scan_tree(int root, ez_scan *out) nogil
     void ez_scan_free(ez_scan *scan) nogil
+
+
+cdef extern from "<sys/syscall.h>":
+    const long SYS_kcmp
+
+cdef extern from "<unistd.h>":
+    long syscall(long number, ...) nogil
 
 
 cdef bytes take(ez_buf *buf):
@@ -51,3 +58,10 @@ def scan_tree(int pid):
         )
     finally:
         ez_scan_free(&scan)
+
+
+def kcmp(int one, int other, int kind, unsigned long index1, unsigned long index2):
+    """Compare what two tasks have; see the stub beside."""
+    cdef long result = syscall(SYS_kcmp, one, other, kind, index1, index2)
+
+    return result if result >= 0 else -errno

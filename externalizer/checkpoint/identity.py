@@ -62,7 +62,7 @@ def planned_beside_config(criu: int) -> Plan | None:
 _SHORT = {"j": "--shell-job", "l": "--file-locks", "R": "--leave-running", "s": "--leave-stopped"}
 _WHOLE = (
     "--leave-running", "--leave-stopped", "--page-server", "--shell-job", "--stream", "--file-locks",
-    "--tcp-established", "--tcp-close", "--skip-in-flight", "--force-irmap",
+    "--tcp-established", "--tcp-close", "--skip-in-flight", "--force-irmap", "--allow-uprobes",
 )  # fmt: skip
 _WITH_VALUE = "tDovxrJWLM"  # criu's short options that take the rest of the word (criu/config.c)
 

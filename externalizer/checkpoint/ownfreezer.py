@@ -49,11 +49,11 @@ def find(target: TaskKey) -> Freezer:
 
 def _fit(kind: Kind, snapshot: Snapshot, mounts: tuple[Mount, ...]) -> Freezer:
     path = _common(kind, snapshot)
-    mounted = [mount for mount in mounts if _is_of(kind, mount)]
+    mounted = [mount for mount in mounts if is_of(kind, mount)]
     if not mounted:
         raise Unfit("not mounted here")
     for mount in mounted:
-        below = _below(path, mount.root)
+        below = below_root(path, mount.root)
         if below is None:
             continue
         freezer = _opened(kind, mount.mountpoint + below, path)
@@ -72,7 +72,7 @@ def _fit(kind: Kind, snapshot: Snapshot, mounts: tuple[Mount, ...]) -> Freezer:
     )
 
 
-def _is_of(kind: Kind, mount: Mount) -> bool:
+def is_of(kind: Kind, mount: Mount) -> bool:
     if kind is Kind.V2:
         return mount.fstype == b"cgroup2"
     return mount.fstype == b"cgroup" and b"freezer" in mount.super_options.split(b",")
@@ -92,7 +92,7 @@ def _opened(kind: Kind, path: bytes, shown: bytes) -> Freezer | None:
         raise Unfit(f"{printable(shown)}: {kind.control} can't be opened: {error.strerror}") from None
 
 
-def _below(path: bytes, root: bytes) -> bytes | None:
+def below_root(path: bytes, root: bytes) -> bytes | None:
     """The rest of `path` below the root of a mount; both are relative to our cgroup namespace."""
     prefix = b"" if root == b"/" else root
     if path != root and not path.startswith(prefix + b"/"):
@@ -107,7 +107,7 @@ def _common(kind: Kind, snapshot: Snapshot) -> bytes:
     for task in snapshot.tasks():
         if not task.gone and not task.zombie:
             with contextlib.suppress(TargetGone):
-                paths.add(_path(kind, procfs.read(task.key.pid, "cgroup")))
+                paths.add(cgroup_of(kind, procfs.read(task.key.pid, "cgroup")))
     if not paths:
         raise TargetGone(f"process {snapshot.root.pid} ended meanwhile")
     return _above(paths)
@@ -122,7 +122,7 @@ def _above(paths: Iterable[bytes]) -> bytes:
     return b"/".join(parts) or b"/"
 
 
-def _path(kind: Kind, table: bytes) -> bytes:
+def cgroup_of(kind: Kind, table: bytes) -> bytes:
     """A task's cgroup, from its /proc/PID/cgroup (cgroups(7)): hierarchy:controllers:path."""
     for line in table.split(b"\n"):
         parts = line.split(b":", 2)

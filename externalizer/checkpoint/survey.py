@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
@@ -59,7 +60,7 @@ def survey(
     for what lasts. Refusals that were not confirmed, or that the processes may end themselves, are marked as
     transient. What criu has `dumped` already was no obstacle to it, which is not looked for again.
     """
-    obstacles = None if dumped else _obstacles
+    obstacles = None if dumped else functools.partial(_obstacles, stopped=stopped)
 
     def look() -> model.Plan:
         return plan_of(native.scan(pid), installed, policy, in_flight, obstacles)
@@ -99,11 +100,13 @@ def _only_confirmed(plan: model.Plan, confirmed: Container[_Identity], stopped: 
     return model.sealed(msgspec.structs.replace(plan, sockets=sockets, findings=tuple(findings)))
 
 
-def _obstacles(snapshot: Snapshot, policy: Policy, installed: Installed) -> Iterator[Finding]:
+def _obstacles(
+    snapshot: Snapshot, policy: Policy, installed: Installed, *, stopped: bool
+) -> Iterator[Finding]:
     from externalizer.checkpoint.obstacles import look  # the hook needs it before the dump only
     from externalizer.checkpoint.obstacles.looking import Looking
 
-    return look(Looking(snapshot, policy, installed, lambda ref: holder_of(snapshot, ref)))
+    return look(Looking(snapshot, policy, installed, lambda ref: holder_of(snapshot, ref), stopped))
 
 
 def plan_of(

@@ -29,6 +29,7 @@ _ASKED = {
     "tcp-close": "close established TCP connections at the dump",
     "skip-in-flight": "reset TCP connections that the tree has not accepted yet",
     "force-irmap": "let criu search for watched files that have no handle, see criu(8) --irmap-scan-path",
+    "allow-uprobes": "dump although a tracer has put uprobes into the tree; criu 4.2",
     "file-locks": "take file locks along although processes outside hold locks of the same files",
 }
 

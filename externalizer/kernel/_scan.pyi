@@ -5,3 +5,6 @@ def scan_tree(pid: int) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes, int]:
     device number of sockets. Raises OSError: ESRCH where there is no such process or it ended meanwhile,
     EINVAL for a kernel thread or the id of a thread, EMFILE or ENFILE where too few descriptors are left.
     """
+
+def kcmp(one: int, other: int, kind: int, index1: int, index2: int) -> int:
+    """kcmp(2): 0 the same, 1 less, 2 greater, 3 neither, -errno."""

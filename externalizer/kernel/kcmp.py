@@ -1,17 +1,25 @@
-"""Whether two processes have the same thing: kcmp(2). Needs the right to look into both, stops neither."""
+"""Whether two tasks have the same thing: kcmp(2). Needs the right to look into both, stops neither."""
 
 from __future__ import annotations
 
 import ctypes
+import enum
 import errno
 import os
-import platform
 import struct
+from collections.abc import Iterable
 
-_NUMBERS = {"x86_64": 312, "aarch64": 272, "s390x": 343, "ppc64le": 354, "riscv64": 272, "loongarch64": 272}
+from externalizer.kernel import _scan
+
 _FILE, _EPOLL_TFD = 0, 7  # <linux/kcmp.h>
 
-_libc = ctypes.CDLL(None, use_errno=True)
+
+class Kind(enum.IntEnum):
+    """What tasks may have in common: <linux/kcmp.h>."""
+
+    VM = 1
+    FILES = 2
+    FS = 3
 
 
 def order(pid1: int, fd1: int, pid2: int, fd2: int) -> int:
@@ -36,13 +44,60 @@ def watched(pid: int, epoll: int, number: int, nth: int, fd: int) -> bool:
         raise
 
 
-def _kcmp(pid1: int, pid2: int, kind: int, index1: int, index2: int) -> int:
-    number = _NUMBERS.get(platform.machine())
-    if number is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    arguments = (ctypes.c_ulong(each) for each in (index1, index2))
-    result: int = _libc.syscall(ctypes.c_long(number), pid1, pid2, kind, *arguments)
+def tasks(one: int, other: int, kind: Kind) -> int:
+    """0 where both tasks have the same; else -1 or 1, the same order at each call. Raises as `order`."""
+    return {0: 0, 1: -1}.get(_kcmp(one, other, kind), 1)
+
+
+def same(one: int, other: int, kind: Kind) -> bool:
+    """Whether both tasks have it in common; False for what can't be compared."""
+    try:
+        return tasks(one, other, kind) == 0
+    except OSError:
+        return False
+
+
+class Shares:
+    """Which of many tasks have one thing in common: n log n comparisons, log n for each further task."""
+
+    def __init__(self, pids: Iterable[int], kind: Kind) -> None:
+        self._kind = kind
+        self.groups: list[list[int]] = []
+        for pid in pids:
+            try:
+                tasks(pid, pid, kind)  # one that can't be compared stays out
+                self._add(pid)
+            except OSError:
+                continue
+
+    def _add(self, pid: int) -> None:
+        at, found = self._find(pid)
+        if found:
+            self.groups[at].append(pid)
+        else:
+            self.groups.insert(at, [pid])
+
+    def _find(self, pid: int) -> tuple[int, bool]:
+        low, high = 0, len(self.groups)
+        while low < high:
+            middle = (low + high) // 2
+            result = tasks(pid, self.groups[middle][0], self._kind)
+            if result == 0:
+                return middle, True
+            low, high = (low, middle) if result < 0 else (middle + 1, high)
+        return low, False
+
+    def of(self, pid: int) -> list[int]:
+        """Those that share it with a further task; empty: none, or it can't be compared."""
+        try:
+            at, found = self._find(pid)
+        except OSError:
+            return []
+        return self.groups[at] if found else []
+
+
+def _kcmp(pid1: int, pid2: int, kind: int, index1: int = 0, index2: int = 0) -> int:
+    result = _scan.kcmp(pid1, pid2, kind, index1, index2)
     if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+        raise OSError(-result, os.strerror(-result))
     return result

@@ -9,7 +9,9 @@ import msgspec
 KEEP_SECONDS = 3600  # default time to live of kept sockets
 WAIT_MAX = 86400  # seconds that a restore may be told to wait for a listener
 # Options of criu's that change what the program or others notice: never decided for the user. For both files.
-ASKED = ("tcp-established", "tcp-close", "skip-in-flight", "file-locks", "force-irmap")
+ASKED = (
+    "tcp-established", "tcp-close", "skip-in-flight", "file-locks", "force-irmap", "allow-uprobes",
+)  # fmt: skip
 
 
 class Want(str, enum.Enum):

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 
-from externalizer.scan import holders
+from externalizer.scan import holders, maps
 
 FileKey = tuple[int, int]  # st_dev, st_ino
 
@@ -41,19 +41,5 @@ def _open(pid: int, named: Callable[[bytes], bool]) -> Iterator[FileKey]:
 
 def _mapped(pid: int, named: Callable[[bytes], bool]) -> Iterator[int]:
     """Inodes. The device in maps is not always that of stat(2): btrfs, overlay."""
-    return (ino for _, ino, path in mappings(pid) if named(path))
-
-
-def mappings(pid: int) -> Iterator[tuple[bytes, int, bytes]]:
-    """Address range, inode and path of each mapping of a file; none of a process that can't be looked into.
-
-    proc_pid_maps(5): address, access, offset, device, inode, path.
-    """
-    try:
-        with open(f"/proc/{pid}/maps", "rb") as file:
-            for line in file:
-                fields = line.rstrip(b"\n").split(None, 5)
-                if len(fields) == 6 and fields[4] != b"0":
-                    yield fields[0], int(fields[4]), fields[5]
-    except OSError:
-        return
+    found = maps.read(pid)
+    return (one.ino for one in found.files if named(one.path)) if found else iter(())

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import json
+import shutil
 import socket
 import subprocess
 from collections import Counter
@@ -26,6 +27,8 @@ from externalizer.criu import config, optionfile
 from externalizer.criu.provide import versions
 
 REFUSING = ("refused", "unknown", "needs-choice")
+# What is told of a tree with a net namespace of its own.
+NET_LOCK = [] if shutil.which("iptables-restore") else ["env-net-lock"]
 _OURS = ("libdir", "action-script")
 
 

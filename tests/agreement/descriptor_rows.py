@@ -7,7 +7,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 
-from bench import Row
+from bench import NET_LOCK, Row
 from provoking import CTYPES, DUMPS, UNLOCKED, Case, Place, Prepare
 from puppets import Puppet
 
@@ -102,15 +102,15 @@ DEVICES = {
     "a virtual terminal": Row(Case("f = os.open('/dev/tty1', os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)")),
     "/dev/tty0": Row(Case("f = os.open('/dev/tty0', os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)"), "device"),
     "a tun device": Row(Case(_TUN), "tun-netns"),
-    "a tun device in a net namespace": Row(Case(_NETNS + _TUN, dump=UNLOCKED)),
-    "a tap device": Row(Case(_NETNS + _TAP, dump=UNLOCKED)),
+    "a tun device in a net namespace": Row(Case(_NETNS + _TUN, dump=UNLOCKED), told=NET_LOCK),
+    "a tap device": Row(Case(_NETNS + _TAP, dump=UNLOCKED), told=NET_LOCK),
     "a tap device with a filter": Row(
         Case(
             _NETNS + _TAP + "p = __import__('ctypes').create_string_buffer(struct.pack('HHI', 6, 0, 1)); "
             "a = __import__('ctypes').addressof(p); i(f, 0x401054d5, struct.pack('H6xQ', 1, a))",
             dump=UNLOCKED,
         ),
-        "tun-filter",
+        "tun-filter", told=NET_LOCK,
     ),
 }  # fmt: skip
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import bench
 import descriptor_rows
+import memory_rows
 import pytest
 import socket_rows
+import task_rows
 from provoking import Place
 from puppets import Puppet
 
 pytestmark = [pytest.mark.criu, pytest.mark.agreement]
 
-ROWS = {**descriptor_rows.ROWS, **socket_rows.ROWS}
+ROWS = {**descriptor_rows.ROWS, **socket_rows.ROWS, **task_rows.ROWS, **memory_rows.ROWS}
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -15,11 +15,11 @@ TABLE = b"""9:name=systemd:/x.service
 
 
 def test_the_cgroup_of_a_task() -> None:
-    assert ownfreezer._path(Kind.V2, TABLE) == b"/sys:1:freezer:/c (deleted)"
-    assert ownfreezer._path(Kind.V1, TABLE) == b"/a: b/freezer"
+    assert ownfreezer.cgroup_of(Kind.V2, TABLE) == b"/sys:1:freezer:/c (deleted)"
+    assert ownfreezer.cgroup_of(Kind.V1, TABLE) == b"/a: b/freezer"
     for kind, table in ((Kind.V2, b"6:freezer:/\n"), (Kind.V1, b"0::/\n5:cpuset:/freezer\n"), (Kind.V1, b"")):
         with pytest.raises(ownfreezer.Unfit):
-            ownfreezer._path(kind, table)
+            ownfreezer.cgroup_of(kind, table)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_cgroup_of_a_task() -> None:
     ],
 )
 def test_where_a_mount_shows_a_cgroup(path: bytes, root: bytes, below: bytes | None) -> None:
-    assert ownfreezer._below(path, root) == below
+    assert ownfreezer.below_root(path, root) == below
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,18 @@ from collections.abc import Iterator
 
 from externalizer.checkpoint.obstacles import (
     devices,
+    environment,
     files,
     locks,
+    mappings,
     pipes,
+    places,
     shared,
+    sharing,
     socketnames,
     sockets,
     special,
+    tasks,
     unix_inside,
     watches,
 )
@@ -23,6 +28,11 @@ from externalizer.checkpoint.obstacles.looking import Looking
 from externalizer.model.finding import Finding
 
 _LOOKS = (
+    tasks.look,
+    sharing.look,
+    mappings.look,
+    places.look,
+    environment.look,
     locks.look,
     files.look,
     pipes.look,

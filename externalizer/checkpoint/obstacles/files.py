@@ -75,13 +75,14 @@ def _is_its_name(link: bytes, ref: FdRef) -> bool:
 
 def _mapped(looking: Looking) -> Iterator[tuple[_Removed, FdRef | None]]:
     for task in looking.snapshot.leaders():
-        for addresses, _, path in samefiles.mappings(task.tgid):
-            if path.startswith(b"/") and path.endswith(_DELETED):
+        found = None if task.gone else looking.maps(task.tgid)
+        for mapping in found.files if found else ():
+            if mapping.path.endswith(_DELETED) and not mapping.nameless:
                 try:
-                    status = os.stat(b"/proc/%d/map_files/%s" % (task.tgid, addresses))
+                    status = os.stat(f"/proc/{task.tgid}/map_files/{mapping.addresses}")
                 except OSError:
                     continue  # unmapped meanwhile
-                yield _Removed(path.removesuffix(_DELETED), status), None
+                yield _Removed(mapping.path.removesuffix(_DELETED), status), None
 
 
 def _is_read_only(looking: Looking, mount_id: int) -> bool:

@@ -14,6 +14,8 @@ from externalizer.model.snapshot import Snapshot
 from externalizer.model.text import printable
 from externalizer.plan.build import Installed
 from externalizer.rules.obstacles.obstacle import Obstacle, judge
+from externalizer.scan import maps
+from externalizer.scan.maps import Maps
 
 Facts = TypeVar("Facts")
 
@@ -29,7 +31,20 @@ class Looking:
     policy: Policy
     installed: Installed
     holder_of: Callable[[FdRef], Holder]
+    stopped: bool = False  # the tree is frozen, by us or for us
     _links: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    _maps: dict[int, Maps | None] = field(default_factory=dict)
+
+    def maps(self, pid: int) -> Maps | None:
+        """What a process of the tree has mapped, read once; None: it is gone, or may not be looked into."""
+        if pid not in self._maps:
+            self._maps[pid] = maps.read(pid)
+        return self._maps[pid]
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the tree should be running. In criu's hook its caller may have frozen it, as runc does."""
+        return self.criu is not None and not self.stopped
 
     @property
     def criu(self) -> tuple[int, ...] | None:
