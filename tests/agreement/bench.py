@@ -39,7 +39,8 @@ class Row:
     `rule`: the only one that refuses it; empty: it passes. `told`: rules of findings that don't refuse and
     must be there. `asked`: words for `check`. `inet`: it has internet sockets, of which some kernels are too
     new for some criu: that is foreseen besides. `lacking`: an error by which a kernel says that it has none.
-    `cannot`: why the real criu can't be asked here: then only the foreseen is compared.
+    `since`: a version of criu, and the rule from it on. `cannot`: why the real criu can't be asked here: then
+    only the foreseen is compared.
     """
 
     make: Case = field(default_factory=Case)
@@ -47,12 +48,15 @@ class Row:
     told: Sequence[str] = ()
     asked: Sequence[str] = ()
     cannot: str = ""
+    since: tuple[tuple[int, ...], str] | None = None
     inet: bool = False
     lacking: str = ""
 
     def rules(self, criu: str) -> set[str]:
         """Those that must refuse it, if it is dumped by this criu."""
-        named = {self.rule} if self.rule else set()
+        newer = self.since is not None and (version(criu) or ()) >= self.since[0]
+        rule = self.since[1] if self.since is not None and newer else self.rule
+        named = {rule} if rule else set()
         return named | ({"socket-passcred"} if self.inet and too_old_for_sockets(criu) else set())
 
 
@@ -102,15 +106,21 @@ def compare(name: str, row: Row, place: Place, puppet: Puppet) -> None:
 
 
 @functools.cache
+def version(criu: str) -> tuple[int, ...] | None:
+    """What this criu says of itself."""
+    told = subprocess.run([criu, "--version"], capture_output=True, timeout=60, check=True)
+    return versions.from_output(told.stdout.decode())
+
+
+@functools.cache
 def too_old_for_sockets(criu: str) -> bool:
     """Whether this criu, by its own word before 4.2, fails on any internet socket under this kernel."""
-    told = subprocess.run([criu, "--version"], capture_output=True, timeout=60, check=True)
-    version = versions.from_output(told.stdout.decode())
+    own = version(criu)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         try:
             one.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
         except OSError:
-            return version is not None and version < (4, 2, 0)
+            return own is not None and own < (4, 2, 0)
     return False
 
 

@@ -9,22 +9,15 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import hindering
 from bench import NET_LOCK, Row
-from provoking import CTYPES, DUMPS, UNSHARE, Case, Place, Prepare
+from hindering import MMAP, POINTER, SIZE, covered, pid_namespace, unmounted
+from provoking import CTYPES, DUMPS, Case, Place, Prepare
 from puppets import Puppet, until
-from task_rows import children
 
-SIZE = "__import__('ctypes').c_size_t"
-POINTER = "__import__('ctypes').c_void_p"
-# Python's own mmap module keeps a descriptor of what it maps.
-MMAP = (
-    CTYPES + f"c.mmap.restype = {POINTER}; "
-    f"mmap = lambda f, size, prot=3, flags=1: c.mmap(None, {SIZE}(size), prot, flags, f, {SIZE}(0)); "
-)
-GUARDED = MMAP + f"m = mmap(-1, 16384, flags=34); assert c.madvise({POINTER}(m), {SIZE}(4096), 102) == 0"
+GUARDED = MMAP + f"m = mmap(-1, 16384, flags=34); assert c.madvise({POINTER}(m), {SIZE}(4096), 102) == 0, 'no guard pages'"
 ZERO = MMAP + "f = os.open('/dev/zero', 2); "
 SHM = CTYPES + "c.shmat.restype = __import__('ctypes').c_void_p; i = c.shmget(0, 4096, 0o1600); "
-_TMPFS = ["mount", "-t", "tmpfs", "x"]
 
 
 def uprobe(place: Place, puppet: Puppet) -> None:
@@ -59,48 +52,6 @@ def child_of(order: str) -> Prepare:
     return prepare
 
 
-def covered(order: str, *, inside: bool) -> Prepare:
-    """The puppet does it in a directory, on which a file system is mounted then; `inside`: and one before."""
-
-    def prepare(place: Place, puppet: Puppet) -> None:
-        place_on = place.path / "on"
-        place_on.mkdir()
-        for before in (True, False)[0 if inside else 1 :]:
-            if before:
-                subprocess.run([*_TMPFS, place_on], check=True)
-            else:
-                (place_on / "f").write_bytes(b"x" * 4096)
-                puppet.ask(order.replace("ON", str(place_on)))
-                subprocess.run([*_TMPFS, place_on], check=True)
-            place.stack.callback(subprocess.run, ["umount", "-l", place_on], check=True)
-
-    return prepare
-
-
-def unmounted(place: Place, puppet: Puppet) -> None:
-    place_on = place.path / "on"
-    place_on.mkdir()
-    subprocess.run([*_TMPFS, place_on], check=True)
-    puppet.ask(f"os.chdir({str(place_on)!r})")
-    subprocess.run(["umount", "-l", place_on], check=True)
-
-
-def pid_namespace(*words: str) -> Prepare:
-    """A process in a pid namespace of its own whose /proc is the host's; `words` start it."""
-
-    def prepare(place: Place, puppet: Puppet) -> Sequence[str]:
-        command = [UNSHARE, "--pid", "--fork", "--kill-child", *words, "setsid", "sleep", "1000"]
-        pid = puppet.ask(f"p = __import__('subprocess').Popen({command!r}); _ = p.pid")
-
-        def found() -> list[int]:
-            return [one for one in children(pid) if Path(f"/proc/{one}/comm").read_text() == "sleep\n"]
-
-        until(found)
-        return ["-t", str(found()[0])]
-
-    return prepare
-
-
 def other_in_ipc(place: Place, puppet: Puppet) -> Sequence[str]:
     puppet.ask(CTYPES + "assert c.unshare(0x08000000) == 0")
     return ["-t", str(puppet.fork(place.path / "child").pid)]
@@ -120,7 +71,7 @@ ROWS: dict[str, Row] = {
             MMAP + "f = c.syscall(447, 0); assert f > 0, 'no memfd_secret'; os.ftruncate(f, 4096); "
             "m = mmap(f, 4096); os.close(f)"
         ),
-        "map-special",
+        "map-special", lacking="no memfd_secret",
     ),
     "asynchronous i/o": Row(
         Case(
@@ -129,7 +80,7 @@ ROWS: dict[str, Row] = {
         )
     ),
     "mapping of a device": Row(
-        Case(MMAP + "f = os.open('/dev/loop0', 0); m = mmap(f, 4096, prot=1); os.close(f)"), "map-device"
+        hindering.DUMPS["map-non-regular"], "map-device", lacking="No such file or directory"
     ),
     "mapping of /dev/zero": Row(Case(ZERO + "m = mmap(f, 8192, flags=2); os.close(f)")),
     "shared memory of /dev/zero": Row(Case(ZERO + "m = mmap(f, 8192); os.close(f)")),
@@ -150,8 +101,8 @@ ROWS: dict[str, Row] = {
     "memory private to each": Row(
         Case(prepare=child_of(MMAP + "m = mmap(-1, 8192, flags=34)")), told=["session-leader"]
     ),
-    "uprobes": Row(Case(prepare=uprobe), "map-uprobes-unknown"),
-    "guard pages": Row(Case(GUARDED), "map-guards"),
+    "uprobes": Row(Case(prepare=uprobe), "map-uprobes-unknown", since=((4, 2), "map-uprobes")),
+    "guard pages": Row(Case(GUARDED), "map-guards", since=((4, 2), ""), lacking="no guard pages"),
     "protected pages": Row(Case(MMAP + "m = mmap(-1, 16384, flags=34, prot=0)")),
     "working directory on a hidden mount": Row(
         Case(prepare=covered("os.chdir('ON')", inside=True)), "place-hidden"
@@ -164,7 +115,7 @@ ROWS: dict[str, Row] = {
         Case(prepare=covered("f = open('ON/f')", inside=True)), "place-hidden"
     ),
     "working directory below a mount": Row(
-        Case(prepare=covered("os.chdir('ON')", inside=False)), "place-covered"
+        hindering.DUMPS["file-covered"], "place-covered"
     ),
     "file open below a mount": Row(Case(prepare=covered("f = open('ON/f')", inside=False)), "place-covered"),
     "nothing below a mount": Row(Case(prepare=covered("_ = 1", inside=False))),
@@ -173,7 +124,7 @@ ROWS: dict[str, Row] = {
         Case("os.mkdir('DIR/d'); os.chdir('DIR/d'); os.rmdir('DIR/d')")
     ),
     "pid namespace of a user's without /proc": Row(
-        Case(prepare=pid_namespace("setpriv", "--reuid", "1000", "--clear-groups")), "env-proc"
+        hindering.DUMPS["task-proc"], "env-proc"
     ),
     "pid namespace of root's without /proc": Row(Case(prepare=pid_namespace())),
     "net namespace of its own": Row(

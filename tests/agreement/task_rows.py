@@ -8,57 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cgroups
+import hindering
 from bench import Row
+from hindering import BRIEF, FILES, FS, PARENT, VM, sharing, stopped
 from provoking import DUMPS, Case, Place, Prepare
 from puppets import Puppet, state, until
-from support import compile_program
 
-VM, FS, FILES, VFORK, PARENT = 0x100, 0x200, 0x400, 0x4000, 0x8000  # clone(2), <linux/sched.h>
-BRIEF = ("--timeout", "1")  # seconds that criu waits for a task
 THREAD = (
     "run = __import__('ctypes').CDLL(None).unshare; done = threading.Event(); "
     "work = lambda: (run({flag:#x}), {then}, done.set(), time.sleep(1000)); "
     "t = threading.Thread(target=work, daemon=True); "
     "t.start(); done.wait()"
 )
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def sharing(flags: int, count: int = 1, root: str = "puppet") -> Prepare:
-    """Run programs/share.c in the puppet; `root`: the program's child is dumped alone, or all."""
-
-    def prepare(place: Place, puppet: Puppet) -> Sequence[str]:
-        program = str(compile_program("share.c", place.path / "share"))
-        words = [program, hex(flags), str(count)]
-        pid = puppet.ask(f"p = __import__('subprocess').Popen({words!r}); _ = p.pid")
-        parent = puppet.pid if flags & PARENT else pid
-        until(lambda: len(children(parent)) == count + bool(flags & PARENT))
-        made = [child for child in children(parent) if child != pid]
-        place.stack.callback(_kill, made)
-        return ["-t", str(made[0])] if root == "child" else []
-
-    return prepare
-
-
-def _kill(pids: Sequence[int]) -> None:
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-
-
-def stopped(number: int) -> Prepare:
-    """A child in a process group of its own, so that signals from a terminal would stop it."""
-
-    def prepare(place: Place, puppet: Puppet) -> None:
-        child = puppet.fork(place.path / "child")
-        child.ask(f"os.setpgid(0, 0); signal.signal({number}, 0) if {number} != 19 else 0")
-        os.kill(child.pid, number)
-        until(lambda: state(child.pid) == "T")
-        place.stack.callback(os.kill, child.pid, signal.SIGKILL)
-
-    return prepare
 
 
 def frozen(kind: str) -> Prepare:
@@ -107,15 +68,13 @@ ROWS: dict[str, Row] = {
     ),
     "frozen cgroup v1": Row(Case(prepare=frozen("freezer"), dump=BRIEF), "task-frozen-v1"),
     "thawed cgroup": Row(Case(prepare=thawed)),
-    "vfork before exec": Row(Case(prepare=sharing(VM | VFORK), dump=BRIEF), "task-stuck"),
+    "vfork before exec": Row(hindering.DUMPS["task-timeout"], "task-stuck"),
     "vfork after exec": Row(Case(prepare=sharing(0))),
     **{f"stopped by {number}": Row(Case(prepare=stopped(number))) for number in (19, 20)},
     **{f"stopped by {number}": Row(Case(prepare=stopped(number)), "task-stop-signal") for number in (21, 22)},
-    "SIGTRAP pending": Row(
-        Case("signal.pthread_sigmask(0, [5]); os.kill(os.getpid(), 5)"), "task-sigtrap"
-    ),
+    "SIGTRAP pending": Row(hindering.DUMPS["task-sigtrap"], "task-sigtrap"),
     "SIGUSR1 pending": Row(Case("signal.pthread_sigmask(0, [10]); os.kill(os.getpid(), 10)")),
-    "818 groups": Row(Case("os.setgroups([1000] * 818)"), "task-groups"),
+    "818 groups": Row(hindering.DUMPS["task-groups"], "task-groups"),
     "817 groups": Row(Case("os.setgroups([1000] * 817)")),
     "no session leader": Row(DUMPS["session-leader"], told=["session-leader"]),
     "session of an outer pid namespace": Row(
@@ -123,7 +82,7 @@ ROWS: dict[str, Row] = {
     ),
     "session left above": Row(Case(prepare=deep_session(3)), "session-lost"),
     "session left by the root": Row(Case(prepare=deep_session(2)), told=["session-led-outside"]),
-    "shared memory": Row(Case(prepare=sharing(VM)), "shared-memory"),
+    "shared memory": Row(hindering.DUMPS["task-shares"], "shared-memory"),
     "shared root directory": Row(Case(prepare=sharing(FS)), "shared-fs"),
     "shared descriptors of siblings": Row(Case(prepare=sharing(FILES | PARENT)), "shared-files"),
     "shared descriptors with the parent": Row(Case(prepare=sharing(FILES, 2))),

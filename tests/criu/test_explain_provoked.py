@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import hindering
 import provoking
 import pytest
 from containers import Bind, Container
@@ -20,10 +21,11 @@ from externalizer.criu.catalogue.entry import Entry
 pytestmark = pytest.mark.criu
 
 ENTRIES: dict[str, Entry] = {entry.name: entry for entry in catalogue.ENTRIES}
-PUPPETS = {**provoking.DUMPS, **provoking.RESTORES}
+PUPPETS = {**provoking.DUMPS, **hindering.DUMPS, **provoking.RESTORES}
 # In every failed dump or restore; seen in `explained` below.
 ALWAYS = {"follows-dump", "follows-step", "follows-script", "follows-exit", "restored-killed"}
 ELSEWHERE = {
+    "task-seccomp": "tests/agreement/test_surroundings.py",
     "mount-no-root": "test_a_bind_mount_in_a_container",
     "image-directory": "test_a_missing_image_directory",
     "hook-refused": "tests/criu/test_explain.py",

@@ -55,6 +55,15 @@ ENTRIES = (
         doc=_DOC,
     ),
     Entry(
+        name="file-covered",
+        pattern=r"Unaccessible path opened",
+        text="Unaccessible path opened 44:1, need 41:1011",
+        cause="something in use is no longer at its path: another file system was mounted over it, or another file is there",
+        remedy="unmount what hides it, or let the program close it",
+        command="externalize check {root}",
+        doc=_DOC,
+    ),
+    Entry(
         name="file-device",
         pattern=r"Can't dump file (?P<fd>-?\d+) of that type \[(?P<mode>[0-7]+)\] \((?P<kind>.*)\)",
         text="Can't dump file 5 of that type [20666] (chr 10:200)",
@@ -90,7 +99,6 @@ ENTRIES = (
         remedy="let the program unmap it before the dump; for GPUs criu has plugins (cuda, amdgpu)",
         command="grep /dev/ /proc/{pid}/maps",
         doc=_DOC,
-        unproven="the machine of the tests has no device that can be mapped and that criu does not know",
     ),
     Entry(
         name="map-unsupported",

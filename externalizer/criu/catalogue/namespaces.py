@@ -22,7 +22,7 @@ ENTRIES = (
         remedy="these images can't be restored; dump from that namespace's init on",
         command="externalize dump PID -D IMAGES",
         doc=_DOC,
-        unproven="criu's dump refuses such a tree before",
+        unproven="its tree is dumped without its parent, which a test of restores dumps",
     ),
     Entry(
         name="ns-nested",
