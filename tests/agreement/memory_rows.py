@@ -15,7 +15,11 @@ from hindering import MMAP, POINTER, SIZE, covered, pid_namespace, unmounted
 from provoking import CTYPES, DUMPS, Case, Place, Prepare
 from puppets import Puppet, until
 
-GUARDED = MMAP + f"m = mmap(-1, 16384, flags=34); assert c.madvise({POINTER}(m), {SIZE}(4096), 102) == 0, 'no guard pages'"
+GUARDED = (
+    MMAP
+    + f"m = mmap(-1, 16384, flags=34); r = c.madvise({POINTER}(m), {SIZE}(4096), 102); "
+    + "assert r == 0, 'no guard pages'"
+)
 ZERO = MMAP + "f = os.open('/dev/zero', 2); "
 SHM = CTYPES + "c.shmat.restype = __import__('ctypes').c_void_p; i = c.shmget(0, 4096, 0o1600); "
 
@@ -101,7 +105,9 @@ ROWS: dict[str, Row] = {
     "memory private to each": Row(
         Case(prepare=child_of(MMAP + "m = mmap(-1, 8192, flags=34)")), told=["session-leader"]
     ),
-    "uprobes": Row(Case(prepare=uprobe), "map-uprobes-unknown", since=((4, 2), "map-uprobes")),
+    "uprobes": Row(
+        Case(prepare=uprobe), "map-uprobes-unknown", since=((4, 2), "map-uprobes")
+    ),
     "guard pages": Row(Case(GUARDED), "map-guards", since=((4, 2), ""), lacking="no guard pages"),
     "protected pages": Row(Case(MMAP + "m = mmap(-1, 16384, flags=34, prot=0)")),
     "working directory on a hidden mount": Row(

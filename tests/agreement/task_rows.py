@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
-from pathlib import Path
 
 import cgroups
 import hindering

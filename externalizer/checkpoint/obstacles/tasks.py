@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 
@@ -36,7 +35,6 @@ def look(looking: Looking) -> Iterator[Finding | None]:
         if status is None or (task.zombie and task.tgid not in led):
             continue
         facts = TaskFacts(
-            inside=task.key.pid == os.getpid(),
             tracer=named([status.tracer])[0] if status.tracer else "",
             ended=task.zombie,
             frozen=_cgroup(frozen.get(task.tgid), v2=True),

@@ -13,7 +13,7 @@ _LINE_MAX = 4096  # bytes; BUFSIZE in criu/bfd.c, a page: 64 KiB with larger pag
 
 @dataclass(frozen=True, slots=True)
 class TaskFacts:
-    """A thread, from /proc/TID/status. `inside`: it is of the process that looks. `tracer`: printable.
+    """A thread, from /proc/TID/status. `tracer`: printable.
 
     `ended`: it is the first thread of its process, has ended, and others live. `frozen`: its cgroup, if
     somebody else has frozen it, in cgroup2 or in a hierarchy of cgroup v1. `stuck`: it waits in the kernel
@@ -21,7 +21,6 @@ class TaskFacts:
     (vfork(2)), printable. `stopped_by`: a signal, 0 = not stopped, or not known. `longest`: bytes of a line.
     """
 
-    inside: bool = False
     tracer: str = ""
     ended: bool = False
     frozen: str = ""
@@ -31,10 +30,6 @@ class TaskFacts:
     stopped_by: int = 0
     pending: int = 0
     longest: int = 0
-
-
-def _inside(f: TaskFacts) -> str | None:
-    return "the command itself runs in the tree: it would have to stop itself" if f.inside else None
 
 
 def _traced(f: TaskFacts) -> str | None:
@@ -81,13 +76,9 @@ def _long_line(f: TaskFacts) -> str | None:
     )
 
 
-_THAW = "thaw the cgroup; `externalize dump --freeze` freezes and thaws by itself"
+_THAW = "whoever froze it must thaw it; then `externalize dump --freeze` freezes and thaws by itself"
 
 RULES = (
-    Obstacle(
-        "task-inside", _inside, Verdict.REFUSED, "The criu itself is within dumped tree.",
-        "start it from outside the tree, for example from another login",
-    ),
     Obstacle(
         "task-traced", _traced, Verdict.REFUSED, "Unable to interrupt task",
         "end the tracer, or have it detach",
