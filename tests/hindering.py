@@ -90,6 +90,16 @@ def unmounted(place: Place, puppet: Puppet) -> None:
     subprocess.run(["umount", "-l", place_on], check=True)
 
 
+def unmounted_elsewhere(place: Place, puppet: Puppet) -> None:
+    """A second mount of the directory's own file system, which goes while a file on it is open."""
+    (place.path / "f").write_text("x")
+    place_on = place.path / "on"
+    place_on.mkdir()
+    subprocess.run(["mount", "--bind", place.path, place_on], check=True)
+    puppet.ask(f"f = open({str(place_on / 'f')!r})")
+    subprocess.run(["umount", "-l", place_on], check=True)
+
+
 def pid_namespace(*words: str) -> Prepare:
     """A process in a pid namespace of its own whose /proc is the host's; `words` start it."""
 

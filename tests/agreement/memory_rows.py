@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hindering
 from bench import NET_LOCK, Row
-from hindering import MMAP, POINTER, SIZE, covered, pid_namespace, unmounted
+from hindering import MMAP, POINTER, SIZE, covered, pid_namespace, unmounted, unmounted_elsewhere
 from provoking import CTYPES, DUMPS, Case, Place, Prepare
 from puppets import Puppet, until
 
@@ -125,6 +125,9 @@ ROWS: dict[str, Row] = {
     ),
     "file open below a mount": Row(Case(prepare=covered("f = open('ON/f')", inside=False)), "place-covered"),
     "nothing below a mount": Row(Case(prepare=covered("_ = 1", inside=False))),
+    "file open that was unmounted, of a file system that is elsewhere": Row(
+        Case(prepare=unmounted_elsewhere), "place-unmounted"
+    ),
     "working directory that was unmounted": Row(Case(prepare=unmounted), "place-unmounted"),
     "working directory that was removed": Row(
         Case("os.mkdir('DIR/d'); os.chdir('DIR/d'); os.rmdir('DIR/d')")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 
 from externalizer.checkpoint.obstacles.looking import Looking
 from externalizer.checkpoint.obstacles.tasks import subject
+from externalizer.checkpoint.openfiles import is_terminal
 from externalizer.errors import TargetGone
 from externalizer.kernel import namespaces
 from externalizer.model.finding import Finding
@@ -20,7 +20,7 @@ from externalizer.rules.obstacles.obstacle import judge
 from externalizer.rules.obstacles.places import RULES, PlaceFacts, Tree
 from externalizer.scan import fdinfo, mountfacts
 
-_KINDS = (stat.S_IFREG, stat.S_IFDIR)
+_KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO)
 _DELETED = b" (deleted)"
 
 
@@ -33,7 +33,12 @@ class Places:
         self._trees = {ns: Tree(snapshot.mounts(ns)) for ns in snapshot.mount_namespaces()}
         # In other mount namespaces rules/mounts.py tells of both.
         self.hidden = mount_layout.hidden(snapshot.mounts(self._ours))
+        self.devices = {mount.dev for tree in self._trees.values() for mount in tree.by_id.values()}
         self._every = {mnt_id for tree in self._trees.values() for mnt_id in tree.by_id}
+
+    def is_ours(self, task: Task) -> bool:
+        """Whether a task is in criu's own mount namespace."""
+        return task.mnt_ns == self._ours
 
     def shows(self, task: Task, path: bytes) -> Mount | None:
         """The mount that a path leads into, where the task is."""
@@ -69,22 +74,25 @@ def look(looking: Looking) -> Iterator[Finding | None]:
 
 
 def _of_descriptor(looking: Looking, ref: FdRef, places: Places) -> Finding | None:
-    """Its mount is asked for only where another file system than its own is at its path, or any is hidden."""
+    """In another mount namespace than criu's, its mount is asked for only where another file system than its
+    own is at its path."""
     path = looking.link(ref)
     if not path.startswith(b"/"):
         return None
     task = looking.snapshot.task(ref.tid)
     seen = places.shows(task, path)
-    if not places.hidden and (seen is None or seen.dev == ref.dev):
+    if not places.is_ours(task) and (seen is None or seen.dev == ref.dev):
         return None
     try:
         info = fdinfo.read(ref.tid, ref.fd)
+        handed_over = ref.dev not in places.devices or is_terminal(ref)  # rules/descriptors.py
     except (TargetGone, OSError):
         return None
     if info is None:
         return None
-    # What is in no mount namespace of the tree is handed over: rules/descriptors.py.
-    facts = replace(places.facts(task, info.mnt_id, path), unmounted=False)
+    facts = places.facts(task, info.mnt_id, path)
+    if facts.unmounted and handed_over:
+        return None
     return judge(RULES, facts, looking.subject(ref), [looking.holder_of(ref)])
 
 

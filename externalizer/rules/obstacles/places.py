@@ -71,7 +71,7 @@ def _in_file_system(mount: Mount, path: bytes) -> bytes:
 def _unmounted(f: PlaceFacts) -> str | None:
     if not f.unmounted:
         return None
-    return f"{f.path} is on mount {f.mnt_id}, which was taken away from the mount namespace (umount -l)"
+    return f"{f.path} is on mount {f.mnt_id}, which is in no mount namespace of the tree (any more)"
 
 
 def _hidden(f: PlaceFacts) -> str | None:
