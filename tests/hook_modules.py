@@ -48,7 +48,7 @@ _PLANNING = _GREETINGS | {
     "externalizer.checkpoint.pipes", "externalizer.checkpoint.terminals",
     "externalizer.criu.fdinfoimage",
     "externalizer.model.descriptor", "externalizer.rules.descriptors", "externalizer.scan.fdinfo",
-    "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
+    "externalizer.checkpoint.backlogs", "externalizer.checkpoint.identity", "externalizer.checkpoint.inside",
     "externalizer.checkpoint.installation",
     "externalizer.checkpoint.keeping", "externalizer.checkpoint.mounts", "externalizer.checkpoint.spaces",
     "externalizer.checkpoint.links", "externalizer.model.link", "externalizer.rules.net_links",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 import msgspec
 
 from externalizer.checkpoint import (
+    backlogs,
     descriptors,
     greetings,
     inside,
@@ -25,12 +26,12 @@ from externalizer.checkpoint.greetings.variable import named_by
 from externalizer.errors import TargetGone
 from externalizer.kernel import credentials, procfs
 from externalizer.model import plan as model
-from externalizer.model.finding import Finding, Holder, Place, Verdict
+from externalizer.model.finding import Finding, Holder, Verdict
 from externalizer.model.layout import What
 from externalizer.model.policy import Policy
 from externalizer.model.process import FdRef, Unreadable
 from externalizer.model.snapshot import Snapshot
-from externalizer.model.socket import Credentials, Peer, SockState, SockType, UnixSocket
+from externalizer.model.socket import Credentials, Peer, SockType, UnixSocket
 from externalizer.model.text import printable
 from externalizer.plan.build import Here, Installed, build, unreadable_finding
 from externalizer.rules.sides import listening, side
@@ -137,7 +138,7 @@ def plan_of(
         *outer.findings,
         *interfaces.findings,
         *spaces.findings(snapshot),
-        *_backlogs(snapshot),
+        *backlogs.findings(snapshot, lambda ref: holder_of(snapshot, ref)),
         *_unreadable(snapshot),
         *(obstacles(snapshot, policy, installed) if obstacles else ()),
     ]
@@ -281,46 +282,6 @@ def listeners_dumped(plan: model.Plan) -> model.Plan:
     )
     return (
         plan if findings == plan.findings else model.sealed(msgspec.structs.replace(plan, findings=findings))
-    )
-
-
-def _backlogs(snapshot: Snapshot) -> Iterator[Finding]:
-    """Listeners with outside clients waiting: criu restores them with an empty backlog."""
-    for sock in snapshot.unix_sockets():
-        if sock.state != SockState.LISTEN or not sock.queued:
-            continue
-        waiting = [snapshot.socket(ino) for ino in sock.icons]
-        outside = sum(1 for one in waiting if one is None or not one.holders)
-        closed = sum(1 for ino in sock.icons if ino == 0)
-        if closed:
-            yield _backlog_finding(
-                snapshot, sock, Verdict.REFUSED,
-                f"{closed} clients that were never accepted have closed again, which criu can't dump",
-                "let the server accept them, then try again",
-            )  # fmt: skip
-        elif outside:
-            yield _backlog_finding(
-                snapshot, sock, Verdict.SILENT_LOSS,
-                f"{outside} clients outside wait to be accepted: they will see their connection reset",
-                "dump when no client waits",
-            )  # fmt: skip
-
-
-def _backlog_finding(
-    snapshot: Snapshot, sock: UnixSocket, verdict: Verdict, evidence: str, remedy: str
-) -> Finding:
-    return Finding(
-        rule="unix-backlog",
-        subject=f"listening unix socket {sock.ino} at {printable(sock.name)}",
-        place=Place.SHARED,
-        verdict=verdict,
-        evidence=evidence,
-        remedy=remedy,
-        doc="docs/rules.md#unix-backlog",
-        ino=sock.ino,
-        holders=tuple(holder_of(snapshot, ref) for ref in sock.holders),
-        transient=verdict is Verdict.REFUSED,
-        criu="Found a closed in-flight socket" if verdict is Verdict.REFUSED else "",
     )
 
 
