@@ -124,10 +124,10 @@ def test_it_fails_if_the_restored_program_does_not_go_on(demo: Demo, criu_that: 
         [ "$1" = restore ] && {
             $real "$@" || exit
             for word; do
-                case $before in -D) directory=$word;; --pidfile) file=$word;; esac
+                case $before in --pidfile) file=$word;; esac
                 before=$word
             done
-            kill -9 "$(cat "$directory/$file")"
+            kill -9 "$(cat "$file")"
             exit
         }""")
     status, out, errors = demo.run("--criu", criu)
