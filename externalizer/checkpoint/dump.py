@@ -13,6 +13,7 @@ from externalizer.checkpoint import (
     identity,
     installation,
     ownfreezer,
+    pidspace,
     registry,
     runfile,
     survey,
@@ -53,6 +54,7 @@ class Options:
     policy: Policy = DEFAULTS
     retries: int = attempts.RETRIES
     freeze: bool = False
+    entered: bool = False  # we are in a pid namespace that is there for the tree
 
 
 def dump(pid: int, images: bytes, criu: Criu, options: Options, *, progress: Callable[[str], None]) -> Plan:
@@ -106,6 +108,8 @@ class _Dump:
             )
         if plan.refusals:
             raise PlanRefused(plan)
+        if self._options.entered:
+            pidspace.refuse_kept(plan)
         return plan
 
     def _run(self, dirfd: int, plan: Plan, still: freeze.Frozen) -> None:

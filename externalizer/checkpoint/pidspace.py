@@ -9,9 +9,11 @@ from typing import NamedTuple
 from externalizer.checkpoint.artifacts import stored_plan
 from externalizer.criu import pstree
 from externalizer.criu.images import ImageDamaged
-from externalizer.errors import RestoreFailed
+from externalizer.errors import Refused, RestoreFailed
 from externalizer.kernel.privatedir import open_private_directory
 from externalizer.model.descriptor import STDIO
+from externalizer.model.finding import Action
+from externalizer.model.plan import Plan
 
 _RESERVED = 300  # RESERVED_PIDS, kernel/pid.c: where numbers begin again after the last one
 
@@ -30,19 +32,30 @@ class Needs(NamedTuple):
 def needs(images: bytes) -> Needs:
     """Of images; of those without a plan, which no restore takes, nothing.
 
-    Raises UsageError, RestoreFailed.
+    Raises UsageError, RestoreFailed, Refused.
     """
     dirfd = open_private_directory(images, create=False)
     try:
         plan = stored_plan(dirfd)
         if plan is None:
             return Needs()
+        refuse_kept(plan)
         stdio = any(one.target in STDIO for one in plan.descriptors)
         return Needs(_first_free(pstree.read(dirfd)), plan.policy.shell_job, stdio)
     except ImageDamaged as error:
         raise RestoreFailed(error.what, why=error.why, hint=error.hint) from error
     finally:
         os.close(dirfd)
+
+
+def refuse_kept(plan: Plan) -> None:
+    """Raise Refused for kept sockets: their holder knows criu and the tree by pids of its own namespace."""
+    if any(one.action is Action.KEEP for one in plan.sockets):
+        raise Refused(
+            "kept sockets go with a dump and a restore in the same pid namespace",
+            why="their holder watches the processes there, and would take others for them",
+            hint="--reconnect or --hangup them; or restore without --pidns",
+        )
 
 
 def _first_free(entries: list[pstree.Entry]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 
@@ -57,6 +58,7 @@ def _elsewhere(args: argparse.Namespace, images: bytes, options: checkpoint.Opti
     """The dump of a tree in another pid namespace, whose init is not in the tree."""
     outside = native.check_target(args.pid)
     images = os.path.abspath(images)
+    options = dataclasses.replace(options, entered=True)
 
     def there(pid: int) -> int:
         common.note(f"process {args.pid} is dumped from within its own pid namespace, as pid {pid}")

@@ -97,3 +97,24 @@ def test_what_starts_here_ends_with_it(puppet: Puppet, checkpoint: Checkpoint) -
     assert outside in inhabitants(one.namespace)
     os.kill(outside, signal.SIGKILL)
     one.reap()
+
+
+def test_kept_sockets_are_refused_there_and_on_the_way_back(
+    puppet: Puppet, checkpoint: Checkpoint, client: Client, place: Path
+) -> None:
+    """Their holder would watch over the wrong processes."""
+    images, kept = checkpoint.images, ("--keep", "all")
+    assert checkpoint.dump(puppet, *kept).code == 0
+    puppet.reap()
+    refused = checkpoint.restore("--pidns")
+    assert refused.code == 7 and "kept sockets go with" in refused.err, refused
+    assert checkpoint.restore().code == 0
+    checkpoint.images = place / "moved"
+    assert checkpoint.dump(puppet).code == 0
+    puppet.reap()
+    one = restored(puppet, checkpoint)
+    checkpoint.images = images.with_name("again")
+    refused = externalize("dump", one.pid, "-D", checkpoint.images, *kept)
+    assert refused.code == 7 and "kept sockets go with" in refused.err, refused
+    assert puppet.ask("_ = 6 * 7") == 42
+    one.end()
