@@ -50,8 +50,8 @@ def _init(command: list[str]) -> int:
     _mount("tmpfs", "/tmp", "tmpfs", 0, "mode=1777")
     child = os.fork()
     if child == 0:
-        # A shell's background job has SIGINT ignored, under nohup(1) it is SIGHUP; tests send both.
-        for number in (signal.SIGINT, signal.SIGHUP):
+        # A shell's background job has SIGINT and SIGQUIT ignored, under nohup(1) SIGHUP; tests send them.
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         os.execvp(command[0], command)
     while True:
