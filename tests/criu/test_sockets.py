@@ -491,7 +491,8 @@ def test_a_static_config_dumps_whichever_tree_criu_was_told(
     )
     plans = Path("/run/externalizer/plans")
     (ours,) = plans.glob(f"{puppet.pid}-*")
-    ours.rename(plans / f"{puppet.pid}-1")
+    _, _, *namespace = ours.name.split("-")
+    ours.rename(plans / "-".join([str(puppet.pid), "1", *namespace]))
     checkpoint.images.mkdir(mode=0o700)
     done = checkpoint._criu("dump", "-t", str(puppet.pid), "-o", "dump.log", "--config", static)
     assert done.code == 0, done.err[-2000:]
