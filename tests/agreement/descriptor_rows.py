@@ -157,7 +157,7 @@ SPECIAL = {
     "a pidfd of another process": Row(DUMPS["pidfd-outside"], "pidfd-outside"),
     "a pidfd of itself": Row(Case("f = os.pidfd_open(os.getpid())")),
     "a pidfd of a child": Row(
-        Case("p = os.fork() or time.sleep(1000); f = os.pidfd_open(p)")
+        Case("p = os.fork() or signal.pause(); f = os.pidfd_open(p)")
     ),
     "a pidfd of a child that has ended": Row(
         Case("p = os.fork() or os._exit(0); f = os.pidfd_open(p); os.waitpid(p, 0)")

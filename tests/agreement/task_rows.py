@@ -13,7 +13,7 @@ from puppets import Puppet, state, until
 
 THREAD = (
     "run = __import__('ctypes').CDLL(None).unshare; done = threading.Event(); "
-    "work = lambda: (run({flag:#x}), {then}, done.set(), time.sleep(1000)); "
+    "work = lambda: (run({flag:#x}), {then}, done.set(), signal.pause()); "
     "t = threading.Thread(target=work, daemon=True); "
     "t.start(); done.wait()"
 )
